@@ -1,0 +1,40 @@
+"""Train PRS-Med: ``deepspeed launch/train.py --deepspeed ds_configs/zero2.json ...``
+
+Settings come from the command line, from a YAML file (--config) and from a loss recipe (--preset),
+in that order of precedence.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from prs_med.quiet import quieten
+
+quieten()
+
+from prs_med.config import SettingError  # noqa: E402
+from prs_med.data.records import DataError  # noqa: E402
+from prs_med.model.errors import CheckpointError  # noqa: E402
+from prs_med.settings_io import parse_training_settings  # noqa: E402
+from prs_med.train import distributed  # noqa: E402
+from prs_med.train.loop import TrainingStopped  # noqa: E402
+from prs_med.train.run import run  # noqa: E402
+
+
+def main() -> int:
+    """Run and return the exit status: 0 done, 2 a mistake in settings or data, 3 stopped."""
+    try:
+        run(parse_training_settings(sys.argv[1:], __doc__ or ""))
+    except (SettingError, DataError, CheckpointError) as error:
+        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 2
+    except TrainingStopped as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 3
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

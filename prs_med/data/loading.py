@@ -1,0 +1,120 @@
+"""Loaders over local files for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from prs_med.batch import Batch
+from prs_med.config import DataSettings
+from prs_med.data.collate import Collator
+from prs_med.data.images import check_same_size, load_image, load_mask
+from prs_med.data.order import Rank, evaluation_batches, training_batches
+from prs_med.data.records import DataError, Record
+from prs_med.data.samples import SampleDataset
+from prs_med.data.sources import Annotations, read_annotations
+
+
+def read_records(settings: DataSettings) -> Annotations:
+    """All rows of the CSV files that the settings name; see :func:`read_annotations`."""
+    paths = None
+    if settings.ann_paths is not None:
+        paths = [Path(part.strip()) for part in settings.ann_paths.split(",") if part.strip()]
+    return read_annotations(Path(settings.data_root), paths, settings.on_bad_rows)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Records whose files decode, and messages about those whose files do not."""
+
+    records: list[Record]
+    bad_rows: list[str]
+
+
+def verify_files(records: list[Record], workers: int, show_progress: bool) -> Verified:
+    """Decode every image and mask once, so that a bad file shows now and not after hours."""
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        problems = list(
+            tqdm(
+                pool.map(_problem_of, records),
+                total=len(records),
+                desc="checking files",
+                unit="row",
+                disable=not show_progress,
+                leave=False,
+            )
+        )
+    pairs = zip(records, problems, strict=True)
+    return Verified(
+        records=[record for record, problem in pairs if problem is None],
+        bad_rows=[problem for problem in problems if problem is not None],
+    )
+
+
+def _problem_of(record: Record) -> str | None:
+    try:
+        check_same_size(load_image(record.image_path), load_mask(record.mask_path), record.row_id)
+    except DataError as error:
+        message = str(error)
+        return message if message.startswith(record.row_id) else f"{record.row_id}: {message}"
+    return None
+
+
+def modality_vocabulary(records: list[Record]) -> tuple[str, ...]:
+    """The modalities that occur, in alphabetical order."""
+    return tuple(sorted({record.modality for record in records if record.modality}))
+
+
+class _Batches(Sampler[list[Any]]):
+    def __init__(self, batches: Iterable[list[Any]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self._batches)
+
+
+def training_loader(
+    dataset: SampleDataset,
+    collator: Collator,
+    settings: DataSettings,
+    *,
+    seed: int,
+    micro_batch: int,
+    accumulation: int,
+    rank: Rank,
+) -> Iterator[Batch]:
+    """Endless micro-batches of this process; see :mod:`prs_med.data.order`."""
+    order = training_batches(len(dataset), seed, micro_batch, accumulation, rank)
+    return iter(_loader(dataset, collator, settings, order))
+
+
+def evaluation_loader(
+    dataset: SampleDataset,
+    collator: Collator,
+    settings: DataSettings,
+    *,
+    micro_batch: int,
+    rank: Rank,
+) -> DataLoader[Batch]:
+    """Micro-batches of this process that, over all processes, hold every sample exactly once."""
+    order = evaluation_batches(len(dataset), micro_batch, rank)
+    return _loader(dataset, collator, settings, order)
+
+
+def _loader(
+    dataset: SampleDataset, collator: Collator, settings: DataSettings, order: Iterable[list[Any]]
+) -> DataLoader[Batch]:
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # batches are made by the collator
+        batch_sampler=_Batches(order),
+        collate_fn=collator,
+        num_workers=settings.num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )

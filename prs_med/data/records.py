@@ -1,0 +1,43 @@
+"""One question about one image: what every other module of the package reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """A row or a file of the data set is wrong.
+
+    Where a row is at fault the message starts with ``<csv name>:<line>: ``, the line as an editor
+    shows it.
+    """
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of an annotation file, its paths resolved against the data root."""
+
+    row_id: str
+    """Annotation file and line, ``lung_CT.csv:12``; unique within one reading."""
+
+    image_path: Path
+    """The image itself, never the mask, whichever of them the row named."""
+
+    mask_path: Path
+    """The mask of the structure the question asks about."""
+
+    question: str
+    """The question, never empty."""
+
+    answer: str
+    """The reference answer, never empty."""
+
+    position: str
+    """The position statement; empty where the file has none."""
+
+    modality: str | None
+    """Name of the task or modality; None where neither a column nor a folder tells."""
+
+    split: str
+    """``train``, ``val`` or ``test``; empty where the file has no split column."""

@@ -1,0 +1,164 @@
+"""A trained model's answers and masks on a split, scored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from prs_med.data.images import load_image, load_mask
+from prs_med.data.position import position_of
+from prs_med.data.prompt import PromptEncoder
+from prs_med.data.records import Record
+from prs_med.data.samples import ImageSizes, prepare_images
+from prs_med.evaluate.generate import predict
+from prs_med.evaluate.position import parse_position
+from prs_med.model.trained_weights import TrainedModel
+
+
+@dataclass(frozen=True)
+class Result:
+    """One question, answered and scored."""
+
+    record: Record
+    answer: str
+    mask: np.ndarray
+    """(H, W) bool in the source image's size."""
+    dice: float
+    iou: float
+    true_zone: str | None
+    """The zone that the reference answer names, or else the mask's; None if there is neither."""
+    answered_zone: str | None
+    """The zone that the generated answer names."""
+
+    @property
+    def zone_correct(self) -> bool | None:
+        """None where there is no true zone to compare with."""
+        return None if self.true_zone is None else self.answered_zone == self.true_zone
+
+
+class Evaluator:
+    """Answers questions in batches."""
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: PromptEncoder,
+        sizes: ImageSizes,
+        max_new_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._sizes = sizes
+        self._max_new_tokens = max_new_tokens
+        self._device = device
+
+    def evaluate(self, records: Sequence[Record], batch_size: int) -> list[Result]:
+        """Results of all records, in their order.
+
+        Raises:
+            DataError: if an image or mask cannot be read.
+        """
+        results: list[Result] = []
+        with tqdm(total=len(records), desc="evaluating", unit="question") as bar:
+            for start in range(0, len(records), batch_size):
+                batch = records[start : start + batch_size]
+                results.extend(self._answer(batch))
+                bar.update(len(batch))
+        return results
+
+    def _answer(self, records: Sequence[Record]) -> Iterator[Result]:
+        images = [load_image(record.image_path) for record in records]
+        prepared = [prepare_images(image, self._sizes) for image in images]
+        predictions = predict(
+            self._model.mllm,
+            self._model.segmentation,
+            [self._prompts.prompt(record.question) for record in records],
+            torch.stack([pair[0] for pair in prepared]).to(self._device),
+            torch.stack([pair[1] for pair in prepared]).to(self._device),
+            pad_token=self._tokenizer.pad_token_id or 0,
+            end_token=self._tokenizer.eos_token_id,
+            max_new_tokens=self._max_new_tokens,
+        )
+        for row, record in enumerate(records):
+            answer = self._tokenizer.decode(
+                list(predictions.answers[row]), skip_special_tokens=True
+            ).strip()
+            logits = predictions.mask_logits[row : row + 1]
+            yield _score(record, images[row], logits, answer)
+
+
+def _score(record: Record, image: Image.Image, logits: torch.Tensor, answer: str) -> Result:
+    truth = load_mask(record.mask_path).astype(bool)
+    in_source_size = F.interpolate(
+        logits, size=(image.height, image.width), mode="bilinear", align_corners=False
+    )
+    predicted = (in_source_size[0, 0] > 0).cpu().numpy()
+    both = int((predicted & truth).sum())
+    sizes = int(predicted.sum()) + int(truth.sum())
+    return Result(
+        record=record,
+        answer=answer,
+        mask=predicted,
+        dice=2 * both / sizes if sizes else 1.0,
+        iou=both / (sizes - both) if sizes else 1.0,
+        true_zone=_true_zone(record, truth),
+        answered_zone=parse_position(answer).zone,
+    )
+
+
+def _true_zone(record: Record, truth: np.ndarray) -> str | None:
+    zone = parse_position(record.answer).zone
+    if zone is None and truth.any():
+        zone = position_of(truth).zone
+    return zone
+
+
+def summarise(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Counts and means over all samples (``"all"``) and over each modality."""
+    groups: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.record.modality or "(not named)"].append(result)
+    summary = {name: _means(group) for name, group in sorted(groups.items())}
+    return {**summary, "all": _means(results)}
+
+
+def _means(results: Sequence[Result]) -> dict[str, Any]:
+    zones = [result.zone_correct for result in results if result.zone_correct is not None]
+    return {
+        "samples": len(results),
+        "dice": float(np.mean([result.dice for result in results])),
+        "iou": float(np.mean([result.iou for result in results])),
+        "zone_accuracy": float(np.mean(zones)) if zones else None,
+    }
+
+
+def table(summary: dict[str, dict[str, Any]]) -> str:
+    """The summary as text, one line per modality."""
+    width = max(len("modality"), *map(len, summary))
+    lines = [f"{'modality':<{width}}  samples    Dice     IoU  zone accuracy"]
+    for name, row in summary.items():
+        zone = "n/a" if row["zone_accuracy"] is None else f"{row['zone_accuracy']:.3f}"
+        lines.append(
+            f"{name:<{width}}  {row['samples']:>7}  {row['dice']:>6.3f}  {row['iou']:>6.3f}"
+            f"  {zone:>13}"
+        )
+    return "\n".join(lines)
+
+
+def source_path(path: Path, data_root: Path) -> str:
+    """A path as the data set names it, for reports that must not show where it lies."""
+    root = data_root.resolve()
+    return str(path.resolve().relative_to(root))

@@ -1,0 +1,88 @@
+"""Answers and masks from images and questions, without any reference answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prs_med.model.mllm import Mllm
+from prs_med.model.segmentation import SegmentationBranch
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model says about B questions."""
+
+    mask_logits: Tensor
+    """(B, 1, S, S) float32."""
+    answers: list[tuple[int, ...]]
+    """Token ids of each answer, without the end token."""
+
+
+@torch.no_grad()
+def predict(
+    mllm: Mllm,
+    segmentation: SegmentationBranch,
+    prompts: list[tuple[int, ...]],
+    image_vlm: Tensor,
+    image_seg: Tensor,
+    *,
+    pad_token: int,
+    end_token: int,
+    max_new_tokens: int,
+) -> Predictions:
+    """One prefill gives the mask; greedy decoding goes on from its cache and gives the answer.
+
+    Args:
+        prompts: token ids of image and question, as :class:`prs_med.data.prompt.PromptEncoder`
+            makes them.
+        image_vlm: (B, 3, V, V) uint8.
+        image_seg: (B, 3, S, S) uint8.
+        max_new_tokens: answers that have not ended by then are cut.
+    """
+    device = image_vlm.device
+    input_ids, mask = _pad_left(prompts, pad_token, device)
+    prefill = mllm.prefill(input_ids, mask, image_vlm)
+    hidden = prefill.last_hidden_state
+    height, width = image_seg.shape[-2:]
+    mask_logits, _ = segmentation(image_seg, hidden, mask, (height, width))
+    answers = _decode(
+        mllm, hidden[:, -1:], mask, prefill.past_key_values, end_token, max_new_tokens
+    )
+    return Predictions(mask_logits, answers)
+
+
+def _pad_left(
+    prompts: list[tuple[int, ...]], pad_token: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad_token)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = True
+    return ids.to(device), mask.to(device)
+
+
+def _decode(
+    mllm: Mllm, last_hidden: Tensor, mask: Tensor, cache: Any, end_token: int, max_new_tokens: int
+) -> list[tuple[int, ...]]:
+    answers: list[list[int]] = [[] for _ in range(len(mask))]
+    open_rows = set(range(len(mask)))
+    for _ in range(max_new_tokens):
+        token = mllm.llava.lm_head(last_hidden[:, -1]).argmax(-1, keepdim=True)
+        for row, value in enumerate(token[:, 0].tolist()):
+            if row in open_rows:
+                if value == end_token:
+                    open_rows.discard(row)
+                else:
+                    answers[row].append(value)
+        if not open_rows:
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        output = mllm.decode(token, mask, cache)
+        last_hidden, cache = output.last_hidden_state, output.past_key_values
+    return [tuple(answer) for answer in answers]

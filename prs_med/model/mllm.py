@@ -1,0 +1,259 @@
+"""The multimodal language model: CLIP tower, projector and Mistral, with LoRA, as one module.
+
+Shapes: B samples, T tokens, D hidden width, V vocabulary, N supervised tokens of all samples.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaTokenizer,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+
+from prs_med.batch import IMAGE_TOKEN
+from prs_med.config import ModelSettings, SettingError
+from prs_med.model.errors import CheckpointError
+from prs_med.model.llava_layouts import LlavaLayout
+from prs_med.model.normalise import normalise
+
+_PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_KEEP_UNQUANTISED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
+
+def load_llava(layout: LlavaLayout, settings: ModelSettings) -> LlavaForConditionalGeneration:
+    """Load the base model, quantised if asked for, with every parameter frozen.
+
+    Raises:
+        CheckpointError: if weights are missing or left over; all of them are listed.
+        SettingError: if the attention kernels asked for cannot run here.
+    """
+    options: dict[str, Any] = {"quantization_config": _quantisation(settings)}
+    if options["quantization_config"] is not None:
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        options["device_map"] = {"": device}
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        str(layout.folder),
+        config=layout.config,
+        key_mapping=layout.key_mapping,
+        dtype=_PRECISION[settings.precision],
+        attn_implementation=choose_attention(settings),
+        output_loading_info=True,
+        local_files_only=True,
+        use_safetensors=True,
+        **options,
+    )
+    _refuse_incomplete(layout, report)
+    model.requires_grad_(False)
+    return model
+
+
+def _quantisation(settings: ModelSettings) -> BitsAndBytesConfig | None:
+    if settings.load_4bit:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=_PRECISION[settings.precision],
+            # ZeRO-3 partitions only floating-point storage.
+            bnb_4bit_quant_storage=_PRECISION[settings.precision],
+            llm_int8_skip_modules=_KEEP_UNQUANTISED,
+        )
+    if settings.load_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_KEEP_UNQUANTISED)
+    return None
+
+
+def _refuse_incomplete(layout: LlavaLayout, report: dict[str, Any]) -> None:
+    problems = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+    }
+    found = [f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise CheckpointError(f"{layout.folder}: weights do not fit the model; " + "; ".join(found))
+
+
+def choose_attention(settings: ModelSettings) -> str:
+    """Name of transformers' attention implementation for ``--attention``.
+
+    Raises:
+        SettingError: if flash-attn is asked for where it cannot run.
+    """
+    reason = _why_not_flash(settings)
+    if settings.attention == "flash" and reason:
+        raise SettingError(f"--attention flash: {reason}; use --attention auto or sdpa")
+    return "flash_attention_2" if settings.attention != "sdpa" and not reason else "sdpa"
+
+
+def _why_not_flash(settings: ModelSettings) -> str:
+    if importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn is not installed (pip install 'prs-med[flash]')"
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 8:
+        return "flash-attn needs a CUDA device of compute capability 8.0 or newer"
+    if settings.precision != "bf16":
+        return "flash-attn computes in bf16, not with --precision fp32"
+    return ""
+
+
+def load_tokenizer(layout: LlavaLayout) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside the weights (tokenizer.json, or tokenizer.model alone).
+
+    Raises:
+        CheckpointError: if the folder holds no usable tokenizer.
+    """
+    # By name where SentencePiece's model is there: AutoTokenizer goes by the model type, and for
+    # 'mistral' it builds one that puts no space in front of a text, which changes the first token.
+    kind = LlamaTokenizer if (layout.folder / "tokenizer.model").is_file() else AutoTokenizer
+    try:
+        tokenizer = kind.from_pretrained(str(layout.folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{layout.folder}: no usable tokenizer ({error})") from error
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"{layout.folder}: the tokenizer has no end-of-sequence token")
+    return tokenizer
+
+
+def add_lora(model: LlavaForConditionalGeneration, settings: ModelSettings) -> PeftModel:
+    """Wrap the language model's linear layers with LoRA; nothing else is touched.
+
+    Raises:
+        SettingError: if a name in ``--lora_targets`` is no layer of the language model.
+    """
+    targets = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
+    present = {name.rsplit(".", 1)[-1] for name, _ in model.model.language_model.named_modules()}
+    for name in targets:
+        if name not in present:
+            raise SettingError(f"--lora_targets {name}: the language model has no such layer")
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        # Bare names would also wrap the CLIP tower's layers of the same names.
+        target_modules=rf".*language_model\..*\.({'|'.join(targets)})",
+        modules_to_save=["multi_modal_projector"] if settings.train_projector else None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+class Mllm(nn.Module):
+    """CLIP tower, projector, Mistral and LM head behind one forward pass.
+
+    Image features are written into the token sequence here rather than by transformers, because
+    the original vocabulary has no image token.
+    """
+
+    def __init__(self, model: nn.Module, layout: LlavaLayout) -> None:
+        super().__init__()
+        self.model = model
+        self.train()
+        self.image_mean = layout.image_mean
+        self.image_std = layout.image_std
+
+    def train(self, mode: bool = True) -> Mllm:
+        """Switch dropout; 4-bit layers, which have none, stay in training mode.
+
+        In evaluation mode bitsandbytes repacks their weights on CPUs with AVX512-BF16, after which
+        they can be neither trained through nor partitioned by ZeRO-3.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, Linear4bit):
+                module.training = True
+        return self
+
+    @property
+    def llava(self) -> LlavaForConditionalGeneration:
+        """The transformers model inside PEFT's wrapper, or the model itself without one."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image: Tensor,
+        label_index: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Last hidden states of all positions and logits of the supervised ones.
+
+        Args:
+            input_ids: (B, T) int64, with :data:`IMAGE_TOKEN` where image features go.
+            attention_mask: (B, T) bool, False at padding (on the right).
+            image: (B, 3, S, S) uint8, square images of the CLIP tower's size.
+            label_index: (N,) int64, positions in the flattened (B·T) sequence to predict from.
+
+        Returns:
+            (B, T, D) hidden states and (N, V) logits, in the model's precision.
+        """
+        llava = self.llava
+        embeddings = self.embed(input_ids, image)
+        hidden = llava.model.language_model(
+            inputs_embeds=embeddings, attention_mask=attention_mask.long(), use_cache=False
+        ).last_hidden_state
+        supervised = hidden.flatten(0, 1).index_select(0, label_index)
+        return hidden, llava.lm_head(supervised)
+
+    def embed(self, input_ids: Tensor, image: Tensor) -> Tensor:
+        """Token embeddings with image features in their places: (B, T, D)."""
+        llava = self.llava
+        is_image = input_ids == IMAGE_TOKEN
+        embeddings = llava.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        pixels = normalise(image, self.image_mean, self.image_std)
+        features = llava.get_image_features(
+            pixel_values=pixels.to(embeddings.dtype),
+            vision_feature_layer=llava.config.vision_feature_layer,
+            vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
+        ).pooler_output
+        flat = torch.cat(list(features)).to(embeddings.dtype)
+        return embeddings.masked_scatter(is_image[..., None], flat)
+
+    @torch.no_grad()
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor) -> Any:
+        """One pass over prompts padded on the left: transformers' output with cache."""
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        return self.llava.model.language_model(
+            inputs_embeds=self.embed(input_ids, image),
+            attention_mask=attention_mask.long(),
+            position_ids=positions,
+            use_cache=True,
+        )
+
+    @torch.no_grad()
+    def decode(self, token: Tensor, attention_mask: Tensor, cache: Any) -> Any:
+        """One more token (B, 1) int64 on top of ``cache``; ``attention_mask`` covers all of it."""
+        return self.llava.model.language_model(
+            inputs_embeds=self.llava.get_input_embeddings()(token),
+            attention_mask=attention_mask.long(),
+            position_ids=attention_mask.long().sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        )
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return int(self.llava.config.text_config.hidden_size)
+
+
+def build_mllm(layout: LlavaLayout, settings: ModelSettings) -> Mllm:
+    """Load the base model and make the parts trainable that the settings name."""
+    llava = load_llava(layout, settings)
+    if settings.gradient_checkpointing:
+        llava.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.finetune == "lora":
+        return Mllm(add_lora(llava, settings), layout)
+    llava.model.language_model.requires_grad_(True)
+    llava.lm_head.requires_grad_(True)
+    llava.model.multi_modal_projector.requires_grad_(settings.train_projector)
+    return Mllm(llava, layout)

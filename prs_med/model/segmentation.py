@@ -1,0 +1,56 @@
+"""The segmentation side: vision encoder, mask decoder and modality head, all in fp32."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prs_med.model.mask_decoder import MaskDecoder
+from prs_med.model.normalise import normalise
+
+
+class SegmentationBranch(nn.Module):
+    """Mask logits from an image and the language model's hidden states; modality logits too."""
+
+    def __init__(
+        self, encoder: nn.Module, prompt_dim: int, modalities: int, decoder_dropout: float
+    ) -> None:
+        """``encoder`` as in :mod:`prs_med.model.encoders.registry`; ``prompt_dim`` is the language
+        model's width, ``modalities`` the size of the vocabulary (0 is allowed)."""
+        super().__init__()
+        self.image_encoder = encoder
+        self._statistics: tuple[Any, Any] = (encoder.pixel_mean, encoder.pixel_std)
+        self.mask_decoder = MaskDecoder(prompt_dim, dropout=decoder_dropout)
+        # The released head's names: cls.2.weight, cls.2.bias. One class at least, so that the
+        # branch has the same parameters on every rank and dataset.
+        self.cls = nn.Sequential(
+            nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(256, max(1, modalities))
+        )
+        self._frozen_encoder = False
+
+    def freeze_encoder(self) -> None:
+        """Train only the mask decoder and the modality head."""
+        self.image_encoder.requires_grad_(False)
+        self._frozen_encoder = True
+
+    def forward(
+        self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Compute mask and modality.
+
+        Args:
+            image: (B, 3, S, S) uint8.
+            prompt: (B, P, D) hidden states in any float dtype.
+            prompt_mask: (B, P) bool, True at real tokens; at least one per row.
+            size: height and width of the masks.
+
+        Returns:
+            (B, 1, *size) mask logits and (B, M) modality logits, float32.
+        """
+        pixels = normalise(image, *self._statistics)
+        with torch.no_grad() if self._frozen_encoder else nullcontext():
+            features = self.image_encoder(pixels)
+        return self.mask_decoder(features, prompt, prompt_mask, size), self.cls(features)

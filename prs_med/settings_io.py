@@ -1,0 +1,159 @@
+"""Settings from the command line and YAML, and back.
+
+Precedence, lowest first: defaults, ``--preset``, ``--config file.yaml``, the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from prs_med.config import (
+    PRESETS,
+    CheckedSettings,
+    DataSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    RunSettings,
+    SettingError,
+    Settings,
+    without_none,
+)
+
+_TRAINING_GROUPS = (DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings)
+
+S = TypeVar("S", bound=CheckedSettings)
+
+
+def parse_training_settings(argv: Sequence[str], description: str) -> Settings:
+    """Training settings from a command line, and from the YAML file and preset that it names.
+
+    Raises:
+        SettingError: for an unknown name or a value that is not allowed. ``--help`` exits.
+    """
+    parser = _parser(description)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings by these names")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"Loss recipe: {' or '.join(PRESETS)} (default: released)",
+    )
+    # DeepSpeed's launcher adds it; the environment says the same.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    _add_groups(parser, _TRAINING_GROUPS)
+    given = vars(parser.parse_args(list(argv)))
+    given.pop("local_rank", None)
+    from_file = _read_yaml(Path(given.pop("config"))) if "config" in given else {}
+    preset = given.pop("preset", from_file.pop("preset", "released"))
+    if preset not in PRESETS:
+        raise SettingError(f"--preset {preset}: allowed are {', '.join(PRESETS)}")
+    return Settings(**{**PRESETS[preset], **from_file, **_typed(given, Settings)})
+
+
+def parse_settings(cls: type[S], argv: Sequence[str], description: str) -> S:
+    """Settings of any other program from its command line.
+
+    Raises:
+        SettingError: as :func:`parse_training_settings`.
+    """
+    parser = _parser(description)
+    _add_groups(parser, (cls,))
+    return cls(**_typed(vars(parser.parse_args(list(argv))), cls))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise SettingError(f"{message} (see --help)")
+
+
+def _parser(description: str) -> _Parser:
+    return _Parser(
+        description=description,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=32, width=100
+        ),
+        allow_abbrev=False,
+    )
+
+
+def _add_groups(parser: argparse.ArgumentParser, groups: Sequence[type[CheckedSettings]]) -> None:
+    for group in groups:
+        hints = typing.get_type_hints(group)
+        arguments = parser.add_argument_group(group.__doc__)
+        for spec in dataclasses.fields(group):
+            arguments.add_argument(
+                f"--{spec.name}", help=_help(spec), **_shape(spec.name, hints[spec.name])
+            )
+
+
+def _help(spec: dataclasses.Field[Any]) -> str:
+    text: str = spec.metadata["help"].replace("%", "%%")
+    if spec.default in ("", None):
+        return text
+    default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
+    return f"{text} (default: {default})"
+
+
+def _shape(name: str, hint: Any) -> dict[str, Any]:
+    if hint is bool:
+        return {"nargs": "?", "const": "true", "metavar": "true|false"}
+    if typing.get_origin(hint) is Literal:
+        return {"metavar": "|".join(typing.get_args(hint))}
+    return {"metavar": name.upper()}
+
+
+def _typed(given: Mapping[str, str], cls: type[CheckedSettings]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {name: _convert(name, text, hints[name]) for name, text in given.items()}
+
+
+def _convert(name: str, text: str, hint: Any) -> Any:
+    plain = without_none(hint)
+    try:
+        if plain is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if plain in (int, float):
+            return plain(text)
+    except (KeyError, ValueError):
+        allowed = "true or false" if plain is bool else f"a value of type {plain.__name__}"
+        raise SettingError(f"--{name} {text}: allowed is {allowed}") from None
+    return text
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingError(f"--config {path}: {error}") from None
+    if not isinstance(loaded, dict):
+        raise SettingError(f"--config {path}: expected 'name: value' lines")
+    known = {spec.name for spec in dataclasses.fields(Settings)} | {"preset"}
+    unknown = sorted(set(loaded) - known)
+    if unknown:
+        raise SettingError(f"--config {path}: unknown setting {unknown[0]!r} (see --help)")
+    hints = typing.get_type_hints(Settings)
+    # YAML reads 1e-4 as text: its numbers need a decimal point before the exponent.
+    return {
+        name: _convert(name, value, hints[name])
+        if isinstance(value, str) and name in hints
+        else value
+        for name, value in loaded.items()
+    }
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write all settings as YAML that ``--config`` reads back."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False), encoding="utf-8")
+
+
+def load_settings(path: Path) -> Settings:
+    """Read settings that :func:`save_settings` wrote."""
+    return Settings(**_read_yaml(path))

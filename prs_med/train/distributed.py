@@ -1,0 +1,69 @@
+"""Who this process is among all of them, and the few things they agree on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from prs_med.data.order import Rank
+
+
+def start() -> Rank:
+    """Join the processes that the launcher started; without a launcher, be the only one."""
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    _share_cores()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(
+        dist_backend=get_accelerator().communication_backend_name(), verbose=False
+    )
+    return Rank(dist.get_rank(), dist.get_world_size())
+
+
+def stop() -> None:
+    """Leave the group, so that the process ends without complaint."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The element-wise sum of a tensor over all processes."""
+    dist.all_reduce(values)
+    return values
+
+
+def from_rank_zero(value: Any) -> Any:
+    """The object that rank 0 holds, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    dist.barrier()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _share_cores() -> None:
+    # Several CPU ranks with PyTorch's default, one thread per core each, slow each other down.
+    if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
+        # torchrun's name for it, then the deepspeed launcher's.
+        local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))

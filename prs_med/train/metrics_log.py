@@ -1,0 +1,37 @@
+"""What a run writes about itself: one JSON object per line, and DeepSpeed's monitors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends to ``metrics.jsonl`` and forwards numbers to the monitors that the DeepSpeed
+    configuration switches on (TensorBoard, W&B, Comet, CSV). Only rank 0 writes."""
+
+    def __init__(self, path: Path, monitor: Any, active: bool) -> None:
+        """``monitor`` is a DeepSpeed engine's."""
+        self._monitor = monitor
+        self._file = path.open("a", encoding="utf-8") if active else None
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Record ``values`` (JSON-compatible; numbers also go to the monitors) at ``step``."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._monitor.enabled:
+            self._monitor.write_events(
+                [
+                    (f"prs_med/{name}", value, step)
+                    for name, value in values.items()
+                    if isinstance(value, int | float)
+                ]
+            )
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,215 @@
+"""One training run, from settings to trained weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from prs_med.config import Settings
+from prs_med.data.collate import Collator
+from prs_med.data.loading import (
+    evaluation_loader,
+    modality_vocabulary,
+    read_records,
+    training_loader,
+    verify_files,
+)
+from prs_med.data.order import Rank
+from prs_med.data.records import DataError
+from prs_med.data.samples import SampleDataset
+from prs_med.data.split import Splits, split_records
+from prs_med.inputs import image_sizes, prompt_encoder
+from prs_med.model.encoders.registry import load_encoder
+from prs_med.model.llava_layouts import LlavaLayout, read_layout
+from prs_med.model.mllm import Mllm, build_mllm, load_tokenizer
+from prs_med.model.segmentation import SegmentationBranch
+from prs_med.model.trained_weights import save_trained
+from prs_med.settings_io import save_settings
+from prs_med.train import distributed
+from prs_med.train.deepspeed_config import load_deepspeed_config
+from prs_med.train.engines import Engines
+from prs_med.train.gather import trained_weights, unpartitioned_state
+from prs_med.train.loop import LoopHooks, train
+from prs_med.train.metrics_log import MetricsLog
+from prs_med.train.validate import validate
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is read and built before the engines start."""
+
+    layout: LlavaLayout
+    tokenizer: PreTrainedTokenizerBase
+    splits: Splits
+    modalities: tuple[str, ...]
+    mllm: Mllm
+    segmentation: SegmentationBranch
+
+
+def run(settings: Settings) -> None:
+    """Train as the settings say; every process of the job calls this.
+
+    Raises:
+        SettingError, DataError, CheckpointError: with a message for the user.
+    """
+    settings.require("data_root", "vlm_path", "sam_ckpt", "deepspeed")
+    rank = distributed.start()
+    say = _speaker(rank)
+    config = load_deepspeed_config(Path(settings.deepspeed), settings, rank.world)
+    save_dir = Path(settings.save_dir)
+    if rank.index == 0:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        save_settings(settings, save_dir / "settings.yaml")
+
+    transformers.set_seed(settings.seed)
+    parts = _build(settings, rank, save_dir, say)
+    say(
+        f"{len(parts.splits.train)} training and {len(parts.splits.val)} validation samples, "
+        f"modalities: {', '.join(parts.modalities) or 'none named'}"
+    )
+    if parts.splits.held_out:
+        say(
+            f"no row is labelled val: {settings.val_fraction:.0%} of the training images are held "
+            "out for validation (--val_fraction)"
+        )
+    # Ranks differ in dropout only: weights were made alike above.
+    torch.manual_seed(settings.seed * 1_000_003 + rank.index)
+    engines = Engines(parts.mllm, parts.segmentation, settings, config)
+    metrics = MetricsLog(save_dir / "metrics.jsonl", engines.mllm.monitor, rank.index == 0)
+    try:
+        _train(settings, rank, parts, engines, metrics, save_dir, say)
+    finally:
+        metrics.close()
+
+
+def _train(
+    settings: Settings,
+    rank: Rank,
+    parts: _Parts,
+    engines: Engines,
+    metrics: MetricsLog,
+    save_dir: Path,
+    say: Callable[[str], None],
+) -> None:
+    sizes = image_sizes(parts.layout, settings.image_size)
+    prompts = prompt_encoder(parts.tokenizer, parts.layout, settings)
+    collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
+    train_set = SampleDataset(parts.splits.train, prompts, sizes, parts.modalities)
+    batches = training_loader(
+        train_set,
+        collator,
+        settings,
+        seed=settings.seed,
+        micro_batch=settings.batch_size,
+        accumulation=settings.gradient_accumulation_steps,
+        rank=rank,
+    )
+    best = float("-inf")
+
+    def save(name: str, results: dict[str, float]) -> None:
+        keep = rank.index == 0
+        mllm_weights = trained_weights(engines.mllm, keep)
+        segmentation_state = unpartitioned_state(engines.segmentation, keep)
+        if keep:
+            save_trained(
+                save_dir / name,
+                parts.mllm,
+                mllm_weights,
+                segmentation_state,
+                parts.tokenizer,
+                settings,
+                parts.modalities,
+                results,
+            )
+        distributed.barrier()
+
+    def validate_and_keep_best(step: int) -> dict[str, float]:
+        nonlocal best
+        if not parts.splits.val:
+            return {}
+        val_set = SampleDataset(parts.splits.val, prompts, sizes, parts.modalities)
+        loader = evaluation_loader(
+            val_set, collator, settings, micro_batch=settings.batch_size, rank=rank
+        )
+        scores = validate(engines, loader, settings)
+        if scores["val_dice"] > best:
+            best = scores["val_dice"]
+            save("best", {"step": step, **scores})
+        return scores
+
+    last_scores = train(
+        engines,
+        batches,
+        settings,
+        samples=len(train_set),
+        rank=rank,
+        language_model_parameters=sum(
+            p.numel() for p in parts.mllm.llava.model.language_model.parameters()
+        ),
+        hooks=LoopHooks(validate=validate_and_keep_best, log=metrics.write, say=say),
+    )
+    save("final", last_scores)
+    say(f"trained weights: {save_dir / 'final'}" + (" and best" if parts.splits.val else ""))
+
+
+def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
+    layout = read_layout(settings.vlm_path)
+    tokenizer = load_tokenizer(layout)
+    splits = _read_splits(settings, rank, save_dir, say)
+    modalities = modality_vocabulary(splits.train)
+    mllm = build_mllm(layout, settings)
+    segmentation = SegmentationBranch(
+        load_encoder(settings.encoder_type, settings.sam_ckpt),
+        mllm.hidden_size,
+        len(modalities),
+        settings.decoder_dropout,
+    )
+    if settings.freeze_encoder:
+        segmentation.freeze_encoder()
+    if settings.compile_model:
+        segmentation.image_encoder.compile()
+        segmentation.mask_decoder.compile()
+    return _Parts(layout, tokenizer, splits, modalities, mllm, segmentation)
+
+
+def _read_splits(
+    settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]
+) -> Splits:
+    annotations = read_records(settings)
+    records, bad_rows = annotations.records, annotations.bad_rows
+    if settings.verify_files:
+        # One process reads all files; the others learn the outcome.
+        found = (
+            verify_files(records, settings.num_workers, show_progress=True)
+            if rank.index == 0
+            else None
+        )
+        verified = distributed.from_rank_zero(found)
+        if verified.bad_rows and settings.on_bad_rows == "error":
+            more = len(verified.bad_rows) - 1
+            raise DataError(verified.bad_rows[0] + (f" (and {more} more rows)" if more else ""))
+        records, bad_rows = verified.records, bad_rows + verified.bad_rows
+    if bad_rows:
+        say(f"skipped {len(bad_rows)} bad rows, listed in {save_dir / 'bad_rows.txt'}")
+        if rank.index == 0:
+            (save_dir / "bad_rows.txt").write_text("\n".join(bad_rows) + "\n", encoding="utf-8")
+    splits = split_records(records, settings.val_fraction, settings.seed)
+    if not splits.train:
+        raise DataError(f"--data_root {settings.data_root}: no row belongs to the train split")
+    return splits
+
+
+def _speaker(rank: Rank) -> Callable[[str], None]:
+    logger = logging.getLogger("prs_med")
+
+    def say(message: str) -> None:
+        if rank.index == 0:
+            logger.info(message)
+
+    return say

@@ -1,0 +1,71 @@
+"""Speed and memory between two lines of the metrics log."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import torch
+
+PEAK_BF16_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bf16 FLOP/s with fp32 accumulation from NVIDIA's data sheets (H100 and H200: SXM)."""
+
+
+class Throughput:
+    """Counts samples and tokens since the last reading."""
+
+    def __init__(self, language_model_parameters: int) -> None:
+        """``language_model_parameters`` is N of the MFU formula, see :meth:`read`."""
+        self._parameters = language_model_parameters
+        self._peak = _peak_flops()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._start = time.perf_counter()
+        self._samples = 0
+        self._tokens = 0
+
+    def count(self, samples: int, tokens: int) -> None:
+        """Note that this process has trained on so many samples and tokens."""
+        self._samples += samples
+        self._tokens += tokens
+
+    def read(self, world_size: int) -> dict[str, float]:
+        """Rates over all processes since the last call, and this process's peak memory.
+
+        ``mfu`` (on a GPU whose peak is known) is 4·N·tokens/s ÷ peak: with a frozen base, 2·N
+        FLOPs per token forward and 2·N for the gradients of activations; attention, encoder and
+        decoder are left out, so it is a lower bound.
+        """
+        elapsed = time.perf_counter() - self._start
+        tokens = self._tokens / elapsed
+        values = {
+            "samples_per_s": self._samples * world_size / elapsed,
+            "tokens_per_s": tokens * world_size,
+            "memory_gb": peak_memory_gb(),
+        }
+        if self._peak is not None:
+            values["mfu"] = 4 * self._parameters * tokens / self._peak
+        self._restart()
+        return values
+
+
+def peak_memory_gb() -> float:
+    """Peak memory of this process so far in GB (10⁹ bytes): the GPU's if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _peak_flops() -> float | None:
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in name), None)

@@ -1,0 +1,56 @@
+"""Package definition; the tested versions of everything are in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "prs_med" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="prs-med",
+    version=VERSION,
+    description="Train and evaluate position reasoning segmentation (PRS-Med) at scale",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["prs_med", "prs_med.*"]),
+    install_requires=[
+        "accelerate>=1.10",
+        "bitsandbytes>=0.50",
+        "deepspeed>=0.19.8",
+        "huggingface_hub>=2.0",
+        "numpy>=2.0",
+        "peft>=0.21",
+        "pillow>=12.0",
+        "protobuf>=6.0",
+        "pyyaml>=6.0",
+        "safetensors>=0.8",
+        "sentencepiece>=0.2.1",
+        "torch>=2.13",
+        "tqdm>=4.67",
+        "transformers>=5.23,<6",
+    ],
+    extras_require={
+        # Needs nvcc and a GPU to build; PyTorch's own attention is used without it.
+        "flash": ["flash-attn>=2.8"],
+        "monitors": ["tensorboard>=2.20"],
+        "dev": [
+            "hypothesis>=6.140",
+            "mypy>=2.0",
+            "pre-commit>=4.0",
+            "pytest>=9.0",
+            "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "tensorboard>=2.20",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+)
