@@ -29,7 +29,7 @@ IMAGES = {"train": 480, "val": 40, "test": 80}
 IMAGE_SIZE = 128
 TRAINING = {
     "image_size": IMAGE_SIZE,
-    "epochs": 2,
+    "epochs": 16,
     "batch_size": 8,
     "learning_rate": 2e-3,
     "warmup_ratio": 0.05,
@@ -57,7 +57,7 @@ def main() -> int:
 
     started = time.monotonic()
     status = _show_and_run(
-        ["deepspeed", *_processes(), "launch/train.py",
+        ["deepspeed", "--log_level", "error", *_processes(), "launch/train.py",
          "--deepspeed", "ds_configs/zero2.json",
          "--data_root", str(data),
          "--vlm_path", str(weights / "llava_med"),

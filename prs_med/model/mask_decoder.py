@@ -85,14 +85,19 @@ class MaskDecoder(nn.Module):
         Args:
             image_features: (B, 256, h, w) float32.
             prompt: (B, T, D) hidden states in any float dtype.
-            prompt_mask: (B, T) bool, True at real tokens; a row without any gives NaN.
+            prompt_mask: (B, T) bool, True at real tokens, at least one per row: not checked, since
+                that would make the host wait for the device. What the prompt holds at padding
+                does not matter.
             size: height and width of the result.
 
         Returns:
             (B, 1, *size) float32.
         """
         shape = image_features.shape
-        keys = self.prompt_norm(self.prompt_projection(prompt.float()))
+        # Attention weighs padding with 0, and 0 times NaN, which a language model may well leave at
+        # positions that attend to nothing, would still be NaN.
+        prompt = prompt.masked_fill(~prompt_mask[..., None], 0).float()
+        keys = self.prompt_norm(self.prompt_projection(prompt))
         tokens = self.image_norm(image_features.flatten(2).transpose(1, 2))
         attended, _ = self.attn(
             tokens, keys, keys, key_padding_mask=~prompt_mask, need_weights=False

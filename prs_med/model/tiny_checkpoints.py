@@ -48,9 +48,7 @@ def write_llava_med(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
-        # Random embeddings at the published scale (0.02) would vanish beside image features.
-        for embedding in (model.get_input_embeddings(), model.lm_head):
-            torch.nn.init.normal_(embedding.weight, std=size.width**-0.5)
+        torch.nn.init.normal_(model.lm_head.weight, std=size.width**-0.5)
     state = {_original_name(k): v.contiguous() for k, v in model.state_dict().items()}
     _write_shards(folder, state)
     (folder / "config.json").write_text(json.dumps(_original_config(size, vocabulary), indent=2))
@@ -110,6 +108,9 @@ def _transformers_config(size: TinyLlavaSize, vocabulary: int) -> LlavaConfig:
             num_hidden_layers=size.layers,
             num_attention_heads=size.heads,
             num_key_value_heads=size.key_value_heads,
+            # The usual 0.02 suits widths in the thousands; here it would leave a network that
+            # passes its input on nearly unchanged.
+            initializer_range=size.width**-0.5,
         ),
         vision_feature_layer=-2,
         projector_hidden_act="gelu",
@@ -176,7 +177,10 @@ def _write_shards(folder: Path, state: dict[str, Tensor]) -> None:
 
 
 SMALL_TINYVIT = TinyVitConfig(
-    embed_dims=(32, 64, 96, 128), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4)
+    embed_dims=(16, 32, 64, 128),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 2, 4, 4),
+    window_sizes=(7, 7, 7, 7),
 )
 
 
@@ -187,6 +191,7 @@ def write_tinysam(path: Path, seed: int, config: TinyVitConfig = SMALL_TINYVIT) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = TinyVit(config)
+        _settle_statistics(encoder)
         last = config.embed_dims[-1]
         state = {f"image_encoder.{name}": value for name, value in encoder.state_dict().items()}
         state |= {
@@ -198,3 +203,20 @@ def write_tinysam(path: Path, seed: int, config: TinyVitConfig = SMALL_TINYVIT) 
             "mask_decoder.iou_token.weight": torch.zeros(1, 256),
         }
     torch.save(state, path)
+
+
+@torch.no_grad()
+def _settle_statistics(encoder: TinyVit) -> None:
+    """Give the normalisation layers the statistics that random images have in this network.
+
+    A published encoder brings such statistics. Without them the signal of a random network fades
+    from layer to layer, and nothing can be learnt from its output.
+    """
+    coarse = torch.rand(16, 3, 12, 12)
+    images = torch.nn.functional.interpolate(coarse, size=(96, 96), mode="bicubic")
+    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum, norm.training = 1.0, True
+    encoder((images - 0.45) / 0.225)
+    for norm in norms:
+        norm.momentum, norm.training = 0.1, False

@@ -33,15 +33,23 @@ def load_encoder(encoder_type: str, path: str) -> nn.Module:
     """The encoder in a published file.
 
     Raises:
+        ValueError: if there is no such family.
         CheckpointError: if the file cannot be read or does not fit the family.
     """
-    return ENCODERS[encoder_type].load(Path(path))
+    return _family(encoder_type).load(Path(path))
 
 
 def build_encoder(encoder_type: str, state: Mapping[str, Tensor], where: str) -> nn.Module:
     """The encoder with the weights of ``state``, which comes from ``where``.
 
     Raises:
+        ValueError: if there is no such family.
         CheckpointError: if the weights do not fit the family.
     """
-    return ENCODERS[encoder_type].from_state(state, where)
+    return _family(encoder_type).from_state(state, where)
+
+
+def _family(encoder_type: str) -> EncoderFamily:
+    if encoder_type not in ENCODERS:
+        raise ValueError(f"--encoder_type {encoder_type}: must be one of {', '.join(ENCODERS)}")
+    return ENCODERS[encoder_type]

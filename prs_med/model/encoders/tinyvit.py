@@ -39,6 +39,11 @@ class FrozenStatisticsNorm(nn.BatchNorm2d):
     between ranks, and make one image's features depend on the others beside it.
     """
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        # Modules start in training mode, and nobody need have called train() or eval() yet.
+        self.train()
+
     def train(self, mode: bool = True) -> FrozenStatisticsNorm:
         """Stay in evaluation mode whatever the network around it does."""
         return super().train(False)

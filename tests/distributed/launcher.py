@@ -1,0 +1,55 @@
+"""Starting real DeepSpeed processes from tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run of a launch, and optionally what is done to its engines."""
+
+    save_dir: Path
+    arguments: list[str]
+    spoil: dict[str, object] = field(default_factory=dict)
+    """See ``spoil`` in run_jobs.py."""
+
+
+def launch(program: list[str], processes: int, timeout: int = 600) -> subprocess.CompletedProcess:
+    """Run a program under the ``deepspeed`` launcher, as users do."""
+    command = [
+        *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
+        *("--num_gpus", str(processes), "--master_port", "0"),
+        *program,
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
+    """Train several times in the same processes (starting Python costs more than the training)."""
+    listing = folder / f"jobs{processes}.json"
+    listing.write_text(
+        json.dumps(
+            [
+                {"arguments": [*job.arguments, "--save_dir", str(job.save_dir)], "spoil": job.spoil}
+                for job in jobs
+            ]
+        )
+    )
+    done = launch(["tests/distributed/run_jobs.py", str(listing)], processes)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]

@@ -1,0 +1,76 @@
+"""Every shipped DeepSpeed configuration trains with two processes, also on 4-bit weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from prs_med.model.trained_weights import load_trained
+from tests.distributed.launcher import ROOT, Job, run_jobs
+
+pytestmark = pytest.mark.distributed
+
+CONFIGS = sorted(path.stem for path in (ROOT / "ds_configs").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("configs")
+    common = [
+        *small.arguments(),
+        *("--batch_size", "2", "--max_steps", "3", "--log_every", "1", "--image_size", "64"),
+        *("--num_workers", "0", "--lora_dropout", "0", "--decoder_dropout", "0"),
+        "--train_projector",
+        *("--gradient_checkpointing", "true"),
+    ]
+    jobs = []
+    for config in CONFIGS:
+        for bits in ("16bit", "4bit"):
+            more = ["--load_4bit"] if bits == "4bit" else []
+            arguments = [*common, "--deepspeed", f"ds_configs/{config}.json", *more]
+            jobs.append(Job(root / f"{config}_{bits}", arguments))
+    eight = [*common, "--deepspeed", "ds_configs/zero2.json", "--load_8bit"]
+    full = [*common, "--deepspeed", "ds_configs/zero3.json", "--finetune", "full"]
+    jobs += [Job(root / "zero2_8bit", eight), Job(root / "zero3_full", full)]
+    run_jobs(jobs, 2, root)
+    return root
+
+
+def losses(save_dir: Path) -> list[float]:
+    rows = map(json.loads, (save_dir / "metrics.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.parametrize("bits", ["16bit", "4bit"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_configuration_trains(runs: Path, config: str, bits: str) -> None:
+    found = losses(runs / f"{config}_{bits}")
+    assert len(found) == 3
+    assert all(map(math.isfinite, found))
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("bits", ["16bit", "4bit"])
+def test_all_configurations_agree(runs: Path, bits: str) -> None:
+    # bf16 keeps 8 bits of a number; sums in another order differ by about that.
+    expected = losses(runs / f"zero2_{bits}")
+    for config in CONFIGS:
+        assert losses(runs / f"{config}_{bits}") == pytest.approx(expected, rel=5e-3)
+
+
+def test_8bit_weights_train(runs: Path) -> None:
+    found = losses(runs / "zero2_8bit")
+    assert all(map(math.isfinite, found))
+
+
+def test_full_fine_tuning_saves_a_model_that_loads_again(runs: Path, small) -> None:
+    assert all(map(math.isfinite, losses(runs / "zero3_full")))
+    model = load_trained(runs / "zero3_full" / "final")
+    base = load_file(small.llava_med / "model-00001-of-00002.safetensors")
+    table = model.mllm.llava.get_input_embeddings().weight.float()
+    difference = (table - base.get("model.embed_tokens.weight", table * 0)).abs().max()
+    assert 0 < difference < 0.1

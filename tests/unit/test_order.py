@@ -1,0 +1,63 @@
+"""The order of samples is a function; properties over sizes, ranks and splits."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prs_med.data.order import Rank, evaluation_batches, sample_at, training_batches
+
+SIZES = st.integers(1, 60)
+SEEDS = st.integers(0, 5)
+
+
+@given(samples=SIZES, seed=SEEDS, epoch=st.integers(0, 4))
+def test_each_sample_once_per_epoch(samples: int, seed: int, epoch: int) -> None:
+    seen = [sample_at(epoch * samples + i, samples, seed) for i in range(samples)]
+    assert sorted(seen) == list(range(samples))
+
+
+@given(
+    samples=SIZES,
+    seed=SEEDS,
+    micro=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    world=st.integers(1, 4),
+    first=st.integers(0, 9),
+)
+def test_global_batches_do_not_depend_on_the_split(
+    samples: int, seed: int, micro: int, accumulation: int, world: int, first: int
+) -> None:
+    size = micro * accumulation * world
+    expected = [
+        sorted(sample_at(step * size + i, samples, seed) for i in range(size))
+        for step in range(first, first + 3)
+    ]
+    streams = [
+        training_batches(samples, seed, micro, accumulation, Rank(rank, world), first)
+        for rank in range(world)
+    ]
+    for step in range(3):
+        parts = [batch for stream in streams for batch in islice(stream, accumulation)]
+        assert all(len(part) == micro for part in parts)
+        assert sorted(i for part in parts for i in part) == expected[step]
+
+
+def test_another_seed_and_epoch_is_another_order() -> None:
+    def epoch(number: int, seed: int) -> list[int]:
+        return [sample_at(number * 50 + i, 50, seed) for i in range(50)]
+
+    assert epoch(0, 0) != epoch(1, 0)
+    assert epoch(0, 0) != epoch(0, 1)
+
+
+@given(samples=st.integers(0, 50), micro=st.integers(1, 4), world=st.integers(1, 4))
+def test_evaluation_counts_every_sample_once(samples: int, micro: int, world: int) -> None:
+    per_rank = [evaluation_batches(samples, micro, Rank(rank, world)) for rank in range(world)]
+    # The same number of batches, all full, on every rank: collectives line up.
+    assert len({len(batches) for batches in per_rank}) == 1
+    assert all(len(batch) == micro for batches in per_rank for batch in batches)
+    counted = [i for batches in per_rank for batch in batches for i in batch if i is not None]
+    assert sorted(counted) == list(range(samples))

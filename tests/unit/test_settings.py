@@ -1,0 +1,112 @@
+"""Settings: where they come from, and what a wrong one says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from prs_med.config import EvaluationSettings, Settings, SettingError
+from prs_med.settings_io import (
+    load_settings,
+    parse_settings,
+    parse_training_settings,
+    save_settings,
+)
+
+
+def parse(*argv: str) -> Settings:
+    return parse_training_settings(argv, "")
+
+
+def test_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper\nlambda_txt: 3.0\nbatch_size: 7\nlearning_rate: 1e-4\n")
+    settings = parse("--config", str(file), "--batch_size", "9")
+    assert settings.segmentation_loss == "bce_dice"  # preset over default
+    assert settings.lambda_txt == 3.0  # file over preset
+    assert settings.batch_size == 9  # command line over file
+    assert settings.learning_rate == 1e-4  # although YAML reads 1e-4 as text
+
+
+def test_names_that_users_of_the_older_scripts_know() -> None:
+    names = """data_root ann_paths vlm_path sam_ckpt encoder_type image_size batch_size epochs
+        learning_rate weight_decay save_dir load_4bit load_8bit num_workers cls_loss_weight
+        cls_loss_epochs lora_rank lora_alpha lora_dropout lambda_seg lambda_txt
+        gradient_accumulation_steps gradient_checkpointing compile_model seed"""
+    assert set(names.split()) <= {field.name for field in dataclasses.fields(Settings)}
+
+
+def test_flags_with_and_without_a_value() -> None:
+    assert parse("--load_4bit").load_4bit
+    assert not parse("--load_4bit", "false").load_4bit
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--batch_sise", "4"], "--batch_sise"),
+        (["--batch_size", "0"], r"--batch_size 0: allowed is a positive number"),
+        (["--batch_size", "four"], r"--batch_size four: allowed is a value of type int"),
+        (["--image_size", "100"], "--image_size 100: allowed is a multiple of 16"),
+        (["--segmentation_loss", "dice"], "--segmentation_loss dice: allowed are structure, bce"),
+        (["--encoder_type", "vgg"], "--encoder_type vgg: allowed are tinysam"),
+        (["--preset", "mine"], "--preset mine: allowed are released, paper"),
+        (["--load_4bit", "maybe"], "--load_4bit maybe: allowed is true or false"),
+        (["--load_4bit", "--load_8bit"], "--load_4bit and --load_8bit exclude"),
+        (["--finetune", "full", "--load_8bit"], "--finetune full cannot train quantised"),
+        (["--config", "/no/file.yaml"], "--config /no/file.yaml"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_clear_line(argv: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        parse(*argv)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_name_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("batch_sise: 4\n")
+    with pytest.raises(SettingError, match="'batch_sise'"):
+        parse("--config", str(file))
+
+
+def test_required_settings_are_named() -> None:
+    with pytest.raises(SettingError, match="--vlm_path is required"):
+        parse("--data_root", "data").require("data_root", "vlm_path")
+
+
+def test_saved_settings_are_the_same_settings(tmp_path: Path) -> None:
+    settings = parse("--learning_rate", "3e-5", "--load_4bit", "--ann_paths", "a.csv,b.csv")
+    save_settings(settings, tmp_path / "settings.yaml")
+    assert load_settings(tmp_path / "settings.yaml") == settings
+    assert parse("--config", str(tmp_path / "settings.yaml")) == settings
+
+
+@pytest.mark.parametrize("cls", [Settings, EvaluationSettings])
+def test_every_setting_has_help_and_is_read_by_the_code(cls) -> None:
+    root = Path(__file__).resolve().parents[2]
+    code = (
+        "".join(
+            path.read_text()
+            for folder in ("prs_med", "launch")
+            for path in (root / folder).rglob("*.py")
+            if path.name != "config.py"
+        )
+        + (root / "prs_med" / "config.py").read_text().split("def __post_init__", 2)[2]
+    )
+    for field in dataclasses.fields(cls):
+        assert len(field.metadata["help"]) > 15, field.name
+        assert (
+            f"settings.{field.name}" in code
+            or f"self.{field.name}" in code
+            or (f'"{field.name}"' in code)
+        ), f"nothing reads {field.name}"
+
+
+def test_evaluation_settings() -> None:
+    settings = parse_settings(EvaluationSettings, ["--split", "val", "--batch_size", "3"], "")
+    assert (settings.split, settings.batch_size) == ("val", 3)
+    with pytest.raises(SettingError, match="--split all: allowed are train, val, test"):
+        parse_settings(EvaluationSettings, ["--split", "all"], "")
