@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prs_med.config import Settings, SettingError
+from prs_med.config import SettingError, Settings
 from prs_med.train.deepspeed_config import load_deepspeed_config, segmentation_config
 
 ZERO2 = {"zero_optimization": {"stage": 2}}

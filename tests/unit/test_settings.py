@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prs_med.config import EvaluationSettings, Settings, SettingError
+from prs_med.config import EvaluationSettings, SettingError, Settings
 from prs_med.settings_io import (
     load_settings,
     parse_settings,
