@@ -25,13 +25,14 @@ from prs_med.data.phantoms import write_phantoms  # noqa: E402
 from prs_med.model.tiny_checkpoints import write_llava_med, write_tinysam  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = {"train": 480, "val": 40, "test": 80}
+IMAGES = {"train": 960, "val": 60, "test": 100}
 IMAGE_SIZE = 128
 TRAINING = {
     "image_size": IMAGE_SIZE,
-    "epochs": 16,
+    "epochs": 5,
     "batch_size": 8,
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
+    "segmentation_learning_rate": 5e-4,
     "warmup_ratio": 0.05,
     "lora_rank": 16,
     "lora_alpha": 32,

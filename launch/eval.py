@@ -84,8 +84,9 @@ def _write(settings: EvaluationSettings, results: list[Result]) -> None:
             file.write(json.dumps(_as_json(result, Path(settings.data_root))) + "\n")
     if settings.pictures:
         # Evenly spread over the split, so that every modality is seen.
-        step = max(1, len(results) // settings.pictures)
-        write_picture_sheet(output / "samples.png", results[::step][: settings.pictures])
+        shown = min(settings.pictures, len(results))
+        spread = [results[number * len(results) // shown] for number in range(shown)]
+        write_picture_sheet(output / "samples.png", spread)
     print(table(summary))
     print(f"details: {output}")
 

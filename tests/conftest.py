@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Small tensors: more threads only wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from prs_med.quiet import quieten
 
 quieten()

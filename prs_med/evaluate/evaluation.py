@@ -15,10 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.data.images import load_image, load_mask
+from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.position import position_of
 from prs_med.data.prompt import PromptEncoder
-from prs_med.data.records import Record
+from prs_med.data.records import DataError, Record
 from prs_med.data.samples import ImageSizes, prepare_images
 from prs_med.evaluate.generate import predict
 from prs_med.evaluate.position import parse_position
@@ -69,7 +69,7 @@ class Evaluator:
         """Results of all records, in their order.
 
         Raises:
-            DataError: if an image or mask cannot be read.
+            DataError: naming the row whose image or mask cannot be used.
         """
         results: list[Result] = []
         with tqdm(total=len(records), desc="evaluating", unit="question") as bar:
@@ -80,8 +80,8 @@ class Evaluator:
         return results
 
     def _answer(self, records: Sequence[Record]) -> Iterator[Result]:
-        images = [load_image(record.image_path) for record in records]
-        prepared = [prepare_images(image, self._sizes) for image in images]
+        pairs = [_read_pair(record) for record in records]
+        prepared = [prepare_images(image, self._sizes) for image, _ in pairs]
         predictions = predict(
             self._model.mllm,
             self._model.segmentation,
@@ -97,14 +97,21 @@ class Evaluator:
                 list(predictions.answers[row]), skip_special_tokens=True
             ).strip()
             logits = predictions.mask_logits[row : row + 1]
-            yield _score(record, images[row], logits, answer)
+            yield _score(record, pairs[row][1], logits, answer)
 
 
-def _score(record: Record, image: Image.Image, logits: torch.Tensor, answer: str) -> Result:
-    truth = load_mask(record.mask_path).astype(bool)
-    in_source_size = F.interpolate(
-        logits, size=(image.height, image.width), mode="bilinear", align_corners=False
-    )
+def _read_pair(record: Record) -> tuple[Image.Image, np.ndarray]:
+    """The image, and its mask as (H, W) bool."""
+    try:
+        image, mask = load_image(record.image_path), load_mask(record.mask_path)
+    except DataError as error:
+        raise DataError(f"{record.row_id}: {error}") from None
+    check_same_size(image, mask, record.row_id)
+    return image, mask.astype(bool)
+
+
+def _score(record: Record, truth: np.ndarray, logits: torch.Tensor, answer: str) -> Result:
+    in_source_size = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=False)
     predicted = (in_source_size[0, 0] > 0).cpu().numpy()
     both = int((predicted & truth).sum())
     sizes = int(predicted.sum()) + int(truth.sum())

@@ -30,8 +30,8 @@ class TinyLlavaSize:
     heads: int = 4
     key_value_heads: int = 2
     feed_forward: int = 256
-    vision_width: int = 64
-    vision_layers: int = 3
+    vision_width: int = 128
+    vision_layers: int = 2
     image_size: int = 56
     patch_size: int = 14
 
@@ -49,6 +49,9 @@ def write_llava_med(
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
         torch.nn.init.normal_(model.lm_head.weight, std=size.width**-0.5)
+        # A trained vision tower tells positions apart; at 0.02 these would drown in the patches.
+        positions = model.model.vision_tower.embeddings.position_embedding.weight
+        torch.nn.init.normal_(positions, std=0.5)
     state = {_original_name(k): v.contiguous() for k, v in model.state_dict().items()}
     _write_shards(folder, state)
     (folder / "config.json").write_text(json.dumps(_original_config(size, vocabulary), indent=2))

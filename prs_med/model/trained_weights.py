@@ -21,16 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.config import Settings
+from prs_med.config import SettingError, Settings
+from prs_med.model.encoders.files import load_strictly
 from prs_med.model.encoders.registry import build_encoder
 from prs_med.model.errors import CheckpointError
-from prs_med.model.llava_layouts import LlavaLayout, read_layout
+from prs_med.model.llava_layouts import LlavaLayout, read_layout, stored_shapes
 from prs_med.model.mllm import Mllm, load_llava
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import load_settings, save_settings
@@ -115,16 +116,8 @@ def load_trained(folder: Path, vlm_path: str | None = None) -> TrainedModel:
     Raises:
         CheckpointError: naming the file that is missing, corrupt or of another model.
     """
-    try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder}: no trained model ({error})") from None
-    if about.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder / 'model.json'}: format version {about.get('format_version')!r}; "
-            f"this program reads {FORMAT_VERSION}"
-        )
-    settings = load_settings(folder / "settings.yaml")
+    about = _read_about(folder / "model.json")
+    settings = _read_settings(folder / "settings.yaml")
     layout = read_layout(vlm_path or about["base_model"])
     mllm = _load_mllm(folder, layout, settings)
     modalities = tuple(about["modalities"])
@@ -132,22 +125,64 @@ def load_trained(folder: Path, vlm_path: str | None = None) -> TrainedModel:
     return TrainedModel(mllm, segmentation, layout, settings, modalities)
 
 
+def _read_about(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: no trained model ({error})") from None
+    version = about.get("format_version") if isinstance(about, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: format version {version!r}; this program reads {FORMAT_VERSION}"
+        )
+    for name in ("base_model", "modalities"):
+        if name not in about:
+            raise CheckpointError(f"{file}: entry {name!r} is missing")
+    return dict(about)
+
+
+def _read_settings(file: Path) -> Settings:
+    _require(file)
+    try:
+        return load_settings(file)
+    except SettingError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def _require(file: Path) -> None:
+    # Checked here, because the libraries take a path that does not exist for a model on the hub.
+    if not file.is_file():
+        raise CheckpointError(f"{file}: not found; a folder with trained weights needs it")
+
+
 def _load_mllm(folder: Path, layout: LlavaLayout, settings: Settings) -> Mllm:
     if settings.finetune == "full":
+        _require(folder / "mllm" / "config.json")
         tuned = read_layout(str(folder / "mllm"))
         return Mllm(load_llava(tuned, settings), layout).eval()
+    adapter = folder / "adapter"
+    _require(adapter / "adapter_config.json")
+    _require(adapter / "adapter_model.safetensors")
     try:
         model = PeftModel.from_pretrained(
-            load_llava(layout, settings), str(folder / "adapter"), autocast_adapter_dtype=False
+            load_llava(layout, settings), str(adapter), autocast_adapter_dtype=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'adapter'}: cannot be loaded ({error})") from error
-    return Mllm(model.to(mllm_dtype(model)), layout).eval()
-
-
-def mllm_dtype(model: Any) -> Any:
-    """The precision that the language model computes in."""
-    return model.get_base_model().lm_head.weight.dtype
+        reason = " ".join(str(error).split("\n\t")[:2])
+        raise CheckpointError(f"{adapter}: cannot be loaded ({reason})") from error
+    # PEFT only warns about these, and leaves what is missing untrained.
+    different = stored_shapes(adapter).keys() ^ get_peft_model_state_dict(model).keys()
+    if different:
+        raise CheckpointError(
+            f"{adapter}: weights do not fit the model; missing or unexpected: "
+            + ", ".join(sorted(different))
+        )
+    dtype = model.get_base_model().lm_head.weight.dtype
+    # Not model.to(dtype): it would also round the rotary frequencies, which stay fp32 in training.
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return Mllm(model, layout).eval()
 
 
 def _load_segmentation(
@@ -168,8 +203,5 @@ def _load_segmentation(
         modalities,
         settings.decoder_dropout,
     )
-    try:
-        branch.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file}: {error}") from None
+    load_strictly(branch, state, str(file))
     return branch.eval()

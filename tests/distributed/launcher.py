@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -19,14 +20,16 @@ class Job:
     save_dir: Path
     arguments: list[str]
     spoil: dict[str, object] = field(default_factory=dict)
-    """See ``spoil`` in run_jobs.py."""
+    """A gradient to make infinite; see ``spoil_gradient`` in run_jobs.py."""
+    keep_gradients: bool = False
+    """Write the first step's gradients to gradients.safetensors in ``save_dir``."""
 
 
-def launch(program: list[str], processes: int, timeout: int = 600) -> subprocess.CompletedProcess:
+def launch(program: list[str], processes: int, timeout: int = 300) -> subprocess.CompletedProcess:
     """Run a program under the ``deepspeed`` launcher, as users do."""
     command = [
         *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
-        *("--num_gpus", str(processes), "--master_port", "0"),
+        *("--num_gpus", str(processes), "--master_port", str(_free_port())),
         *program,
     ]
     return subprocess.run(
@@ -40,13 +43,25 @@ def launch(program: list[str], processes: int, timeout: int = 600) -> subprocess
     )
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
     """Train several times in the same processes (starting Python costs more than the training)."""
     listing = folder / f"jobs{processes}.json"
     listing.write_text(
         json.dumps(
             [
-                {"arguments": [*job.arguments, "--save_dir", str(job.save_dir)], "spoil": job.spoil}
+                {
+                    "arguments": [*job.arguments, "--save_dir", str(job.save_dir)],
+                    "spoil": job.spoil,
+                    "gradients": str(job.save_dir / "gradients.safetensors")
+                    if job.keep_gradients
+                    else "",
+                }
                 for job in jobs
             ]
         )

@@ -1,0 +1,283 @@
+"""From rows to samples and batches: what is read, how it is prepared, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prs_med.batch import UNKNOWN_MODALITY, Batch
+from prs_med.config import DataSettings
+from prs_med.data import images
+from prs_med.data.loading import evaluation_loader, training_loader, verify_files
+from prs_med.data.order import Rank
+from prs_med.data.records import DataError, Record
+from prs_med.data.samples import SampleDataset
+from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD
+from prs_med.model.normalise import normalise
+from tests.unit.assembled import Inputs, read_inputs
+
+ONE_RANK = Rank(0, 1)
+
+
+@pytest.fixture(scope="module")
+def inputs(small) -> Inputs:
+    return read_inputs(small)
+
+
+@pytest.fixture
+def copied(small, tmp_path: Path) -> Inputs:
+    """Inputs whose files a test may damage."""
+    shutil.copytree(small.data, tmp_path / "data")
+    return read_inputs(replace(small, data=tmp_path / "data"))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def shrink(path: Path) -> None:
+    with Image.open(path) as image:
+        image.resize((50, 40)).save(path)
+
+
+@dataclass
+class Drawing:
+    """An image of its own with a mask, as a record."""
+
+    record: Record
+    pixels: np.ndarray
+    mask: np.ndarray
+
+
+def draw(folder: Path, width: int, height: int) -> Drawing:
+    rng = np.random.default_rng(width)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 2 :] = 1
+    image_path, mask_path = folder / "image.png", folder / "mask.png"
+    Image.fromarray(pixels).save(image_path)
+    Image.fromarray(mask * 255).save(mask_path)
+    record = Record("a.csv:2", image_path, mask_path, "Where?", "There.", "", None, "train")
+    return Drawing(record, pixels, mask)
+
+
+def test_each_file_of_a_sample_is_opened_once(inputs, monkeypatch) -> None:
+    opened: Counter[Path] = Counter()
+    really_open = images.Image.open
+
+    def counting_open(path, *args, **kwargs):
+        opened[Path(path)] += 1
+        return really_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(images.Image, "open", counting_open)
+    record = inputs.records[3]
+    inputs.dataset()[3]
+    assert opened == {record.image_path: 1, record.mask_path: 1}
+
+
+def test_in_the_official_layout_the_image_is_not_the_mask(inputs) -> None:
+    for index, record in enumerate(inputs.records[:4]):
+        assert record.image_path.parent.name.endswith("_images")
+        assert record.mask_path.parent.name.endswith("_masks")
+        sample = inputs.dataset()[index]
+        stored = np.asarray(Image.open(record.image_path)).transpose(2, 0, 1)
+        # The small images have the side that the segmentation encoder gets.
+        np.testing.assert_array_equal(sample.image_seg.numpy(), stored)
+        assert len(sample.image_seg.unique()) > 2
+        truth = np.asarray(Image.open(record.mask_path)) > 127
+        np.testing.assert_array_equal(sample.mask[0].numpy(), truth)
+
+
+def test_shapes_and_types_are_those_of_a_batch(inputs, tmp_path: Path) -> None:
+    sample = inputs.dataset([draw(tmp_path, 40, 60).record])[0]
+    vlm, seg = inputs.sizes.vlm, inputs.sizes.seg
+    assert (sample.image_vlm.shape, sample.image_vlm.dtype) == ((3, vlm, vlm), torch.uint8)
+    assert (sample.image_seg.shape, sample.image_seg.dtype) == ((3, seg, seg), torch.uint8)
+    assert (sample.mask.shape, sample.mask.dtype) == ((1, seg, seg), torch.uint8)
+    assert sample.mask.unique().tolist() == [0, 1]
+    assert sample.modality == UNKNOWN_MODALITY
+    assert (sample.row_id, sample.counts) == ("a.csv:2", True)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 80), (120, 90)])
+def test_a_base_model_that_pads_gets_the_mean_colour_beside_the_image(
+    inputs, tmp_path: Path, width: int, height: int
+) -> None:
+    assert inputs.layout.pad_to_square
+    assert inputs.sizes.pad_colour == tuple(int(255 * value) for value in CLIP_MEAN)
+    sample = inputs.dataset([draw(tmp_path, width, height).record])[0]
+    corner = sample.image_vlm[:, 0, 0].tolist()
+    assert corner == list(inputs.sizes.pad_colour)
+    edge = sample.image_vlm[:, :, 0] if height > width else sample.image_vlm[:, 0]
+    assert (edge == edge[:, :1]).all()
+
+
+def test_any_other_base_model_gets_the_centre(inputs, tmp_path: Path) -> None:
+    drawing = draw(tmp_path, 56, 112)
+    cropping = SampleDataset(
+        [drawing.record], inputs.prompts, replace(inputs.sizes, pad_to_square=False), ()
+    )
+    assert inputs.sizes.vlm == 56
+    expected = drawing.pixels[28:84].transpose(2, 0, 1)
+    np.testing.assert_array_equal(cropping[0].image_vlm.numpy(), expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(70, 131), (131, 70), (90, 90)])
+def test_pixels_equal_those_of_clips_own_processor(
+    inputs, tmp_path: Path, width: int, height: int
+) -> None:
+    clip = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
+    drawing = draw(tmp_path, width, height)
+    side = max(width, height)
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = [int(255 * value) for value in CLIP_MEAN]
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = drawing.pixels
+    size = inputs.sizes.vlm
+    processor = clip.CLIPImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+    )
+    expected = processor(Image.fromarray(square), return_tensors="pt")["pixel_values"]
+    sample = inputs.dataset([drawing.record])[0]
+    found = normalise(sample.image_vlm[None], inputs.layout.image_mean, inputs.layout.image_std)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["image_path", "mask_path"])
+def test_a_truncated_file_is_refused_with_its_row(copied, which: str) -> None:
+    record = copied.records[2]
+    truncate(getattr(record, which))
+    name = getattr(record, which).name
+    with pytest.raises(DataError, match=rf"^{record.row_id}: .*{name}: not a readable image"):
+        copied.dataset()[2]
+    assert copied.dataset()[1].row_id == copied.records[1].row_id
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes_and_its_row(copied) -> None:
+    record = copied.records[2]
+    shrink(record.mask_path)
+    with pytest.raises(DataError, match=rf"^{record.row_id}: .*96 x 96 .* 50 x 40"):
+        copied.dataset()[2]
+
+
+def test_a_sequence_that_is_too_long_is_refused_with_its_row(small) -> None:
+    inputs = read_inputs(small, max_length=30)
+    with pytest.raises(DataError, match=rf"^{inputs.records[0].row_id}: .*--max_length 30"):
+        inputs.dataset()[0]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_verifying_finds_exactly_the_rows_with_bad_files(copied, workers: int) -> None:
+    records = copied.records
+    truncate(records[1].image_path)
+    shrink(records[5].mask_path)
+    records[8].mask_path.unlink()
+    verified = verify_files(records, workers, show_progress=False)
+    bad = {1, 5, 8}
+    assert verified.records == [r for index, r in enumerate(records) if index not in bad]
+    assert len(verified.bad_rows) == len(bad)
+    for message, index in zip(verified.bad_rows, sorted(bad), strict=True):
+        assert message.startswith(f"{records[index].row_id}: ")
+        assert message.count(records[index].row_id) == 1
+
+
+def test_filling_does_not_count(inputs) -> None:
+    dataset = inputs.dataset()
+    batch = inputs.collator([dataset[0], dataset[None], dataset[4]])
+    assert batch.weight.tolist() == [1, 0, 1]
+    assert torch.equal(batch.image_seg[0], batch.image_seg[1])
+
+
+def test_modalities_outside_the_vocabulary_are_unknown(inputs) -> None:
+    dataset = SampleDataset(
+        [replace(inputs.records[0], modality=name) for name in ("ct", "mri", "pet", None)],
+        inputs.prompts,
+        inputs.sizes,
+        ("ct", "mri"),
+    )
+    assert [dataset[index].modality for index in range(4)] == [0, 1, -1, -1]
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for field in fields(Batch):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b, field.name
+
+
+def test_worker_processes_change_no_batch(inputs) -> None:
+    def evaluated(workers: int) -> list[Batch]:
+        loader = evaluation_loader(
+            inputs.dataset(inputs.records[:7]),
+            inputs.collator,
+            DataSettings(num_workers=workers),
+            micro_batch=3,
+            rank=ONE_RANK,
+        )
+        return list(loader)
+
+    def trained(workers: int) -> list[Batch]:
+        loader = training_loader(
+            inputs.dataset(inputs.records[:5]),
+            inputs.collator,
+            DataSettings(num_workers=workers),
+            seed=4,
+            micro_batch=2,
+            accumulation=2,
+            rank=ONE_RANK,
+        )
+        return list(islice(loader, 6))
+
+    for read in (evaluated, trained):
+        alone, in_workers = read(0), read(2)
+        assert len(alone) == len(in_workers)
+        for one, other in zip(alone, in_workers, strict=True):
+            assert_same(one, other)
+
+
+def test_evaluation_holds_every_sample_once_and_fills_up(inputs) -> None:
+    loader = evaluation_loader(
+        inputs.dataset(inputs.records[:7]),
+        inputs.collator,
+        DataSettings(num_workers=0),
+        micro_batch=3,
+        rank=ONE_RANK,
+    )
+    batches = list(loader)
+    counted = [
+        row_id
+        for batch in batches
+        for row_id, weight in zip(batch.row_ids, batch.weight.tolist(), strict=True)
+        if weight
+    ]
+    assert counted == [record.row_id for record in inputs.records[:7]]
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_process_names_the_row(copied, workers: int) -> None:
+    record = copied.records[2]
+    truncate(record.image_path)
+    loader = evaluation_loader(
+        copied.dataset(copied.records[:4]),
+        copied.collator,
+        DataSettings(num_workers=workers),
+        micro_batch=2,
+        rank=ONE_RANK,
+    )
+    with pytest.raises(DataError, match=record.row_id) as raised:
+        list(loader)
+    last_line = str(raised.value).strip().splitlines()[-1]
+    assert record.row_id in last_line
+    assert record.image_path.name in last_line
