@@ -16,9 +16,11 @@ quieten()
 
 import torch  # noqa: E402
 
-from prs_med.config import EvaluationSettings, SettingError  # noqa: E402
+from prs_med.config import EvaluationSettings, SettingError, Settings  # noqa: E402
+from prs_med.data.loading import annotation_paths  # noqa: E402
 from prs_med.data.records import DataError, Record  # noqa: E402
 from prs_med.data.sources import read_annotations  # noqa: E402
+from prs_med.data.split import split_records  # noqa: E402
 from prs_med.evaluate.evaluation import (  # noqa: E402
     Evaluator,
     Result,
@@ -47,9 +49,9 @@ def main() -> int:
 def evaluate(settings: EvaluationSettings) -> None:
     """Answer every question of the split, score the answers and write the results."""
     settings.require("checkpoint", "data_root")
-    records = _records(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_trained(Path(settings.checkpoint), settings.vlm_path)
+    records = _records(settings, model.settings)
     model.mllm.to(device)
     model.segmentation.to(device)
     tokenizer = load_tokenizer(model.layout)
@@ -65,10 +67,13 @@ def evaluate(settings: EvaluationSettings) -> None:
     _write(settings, results)
 
 
-def _records(settings: EvaluationSettings) -> list[Record]:
-    paths = None if settings.ann_paths is None else [Path(p) for p in settings.ann_paths.split(",")]
-    annotations = read_annotations(Path(settings.data_root), paths, "error")
-    records = [record for record in annotations.records if record.split == settings.split]
+def _records(settings: EvaluationSettings, trained_with: Settings) -> list[Record]:
+    annotations = read_annotations(
+        Path(settings.data_root), annotation_paths(settings.ann_paths), "error"
+    )
+    # Held-out images are held out again as in training, by the same seed and share.
+    splits = split_records(annotations.records, trained_with.val_fraction, trained_with.seed)
+    records = {"train": splits.train, "val": splits.val, "test": splits.test}[settings.split]
     if not records:
         raise DataError(f"--split {settings.split}: no row of {settings.data_root} is labelled so")
     return records

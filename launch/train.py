@@ -1,7 +1,7 @@
 """Train PRS-Med: ``deepspeed launch/train.py --deepspeed ds_configs/zero2.json ...``
 
 Settings come from the command line, from a YAML file (--config) and from a loss recipe (--preset),
-in that order of precedence.
+the first of these that names a setting wins.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def main() -> int:
     try:
         run(parse_training_settings(sys.argv[1:], __doc__ or ""))
     except (SettingError, DataError, CheckpointError) as error:
+        # From a loader's worker process, the message comes behind that process's traceback.
         print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return 2
     except TrainingStopped as error:

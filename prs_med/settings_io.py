@@ -132,7 +132,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise SettingError(f"--config {path}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise SettingError(f"--config {path}: {reason}") from None
     if not isinstance(loaded, dict):
         raise SettingError(f"--config {path}: expected 'name: value' lines")
     known = {spec.name for spec in dataclasses.fields(Settings)} | {"preset"}

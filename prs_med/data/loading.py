@@ -24,10 +24,16 @@ from prs_med.data.sources import Annotations, read_annotations
 
 def read_records(settings: DataSettings) -> Annotations:
     """All rows of the CSV files that the settings name; see :func:`read_annotations`."""
-    paths = None
-    if settings.ann_paths is not None:
-        paths = [Path(part.strip()) for part in settings.ann_paths.split(",") if part.strip()]
-    return read_annotations(Path(settings.data_root), paths, settings.on_bad_rows)
+    return read_annotations(
+        Path(settings.data_root), annotation_paths(settings.ann_paths), settings.on_bad_rows
+    )
+
+
+def annotation_paths(setting: str | None) -> list[Path] | None:
+    """The files that ``--ann_paths`` names; None for all in the data root."""
+    if setting is None:
+        return None
+    return [Path(part.strip()) for part in setting.split(",") if part.strip()]
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,18 @@ def _record(root: Path, row_id: str, row: dict[str, str] | int) -> Record:
         answer=row["answer"],
         position=row.get("position", ""),
         modality=row.get("modality") or row.get("task") or task or None,
-        split=split,
+        split=split or _split_of_folder(named),
     )
+
+
+def _split_of_folder(path: PurePosixPath) -> str:
+    """The split that a folder such as ``test_masks`` names: without a split column, the official
+    folders still keep test images out of training. Empty where no folder names one."""
+    for part in path.parts[:-1]:
+        split, _, kind = part.partition("_")
+        if split in SPLITS and kind in ("images", "masks"):
+            return split
+    return ""
 
 
 def _relative(text: str, column: str) -> PurePosixPath:

@@ -48,6 +48,8 @@ def load_llava(layout: LlavaLayout, settings: ModelSettings) -> LlavaForConditio
         dtype=_PRECISION[settings.precision],
         attn_implementation=choose_attention(settings),
         output_loading_info=True,
+        # Reported, and refused below together with all else that does not fit.
+        ignore_mismatched_sizes=True,
         local_files_only=True,
         use_safetensors=True,
         **options,

@@ -37,13 +37,20 @@ class TinyLlavaSize:
 
 
 def write_llava_med(
-    folder: Path, texts: Iterable[str], seed: int, size: TinyLlavaSize | None = None
+    folder: Path, tokenizer: Iterable[str] | Path, seed: int, size: TinyLlavaSize | None = None
 ) -> None:
     """Write a random model as LLaVA-Med v1.5 is published: config.json, two shards, index,
-    tokenizer.model trained on ``texts`` and its tokenizer_config.json; no tokenizer.json."""
+    tokenizer.model and tokenizer_config.json, no tokenizer.json.
+
+    Args:
+        tokenizer: texts to train a small tokenizer on, or a folder with one to copy.
+    """
     size = size or TinyLlavaSize()
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = _write_tokenizer(folder, texts)
+    if isinstance(tokenizer, Path):
+        vocabulary = _copy_tokenizer(tokenizer, folder)
+    else:
+        vocabulary = _write_tokenizer(folder, tokenizer)
     config = _transformers_config(size, vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -55,6 +62,13 @@ def write_llava_med(
     state = {_original_name(k): v.contiguous() for k, v in model.state_dict().items()}
     _write_shards(folder, state)
     (folder / "config.json").write_text(json.dumps(_original_config(size, vocabulary), indent=2))
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> int:
+    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    processor = sentencepiece.SentencePieceProcessor(str(source / "tokenizer.model"))
+    return int(processor.get_piece_size())
 
 
 def _write_tokenizer(folder: Path, texts: Iterable[str]) -> int:

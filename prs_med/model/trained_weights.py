@@ -63,7 +63,8 @@ def save_trained(
     """Write ``folder``, replacing an older one as a whole.
 
     Args:
-        mllm_weights: trained parameters of ``mllm`` by their names in it.
+        mllm_weights: parameters of ``mllm`` by their names in it: the trained ones, or all of
+            them after full fine-tuning.
         segmentation_state: full state of the segmentation branch.
         results: numbers to keep beside the weights, such as validation scores.
     """
@@ -74,9 +75,8 @@ def save_trained(
     if isinstance(mllm.model, PeftModel):
         mllm.model.save_pretrained(str(draft / "adapter"), state_dict=weights)
     else:
-        whole = {**mllm.llava.state_dict(), **weights}
         mllm.llava.save_pretrained(
-            str(draft / "mllm"), state_dict=whole, save_original_format=False
+            str(draft / "mllm"), state_dict=weights, save_original_format=False
         )
     save_file(
         {name: value.contiguous() for name, value in segmentation_state.items()},

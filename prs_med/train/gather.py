@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
@@ -22,6 +23,20 @@ def trained_weights(engine: Any, keep: bool) -> dict[str, Tensor]:
         full = safe_get_full_fp32_param(parameter)
         if keep:
             weights[name] = full.detach().to("cpu", torch.float32, copy=True)
+    return weights
+
+
+def all_weights(engine: Any, keep: bool) -> dict[str, Tensor]:
+    """All parameters of an engine in its own precision, by name, on the host.
+
+    Every rank must call it, as :func:`trained_weights`.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        # Does nothing to parameters that ZeRO has not partitioned.
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if keep:
+                weights[name] = parameter.detach().to("cpu", copy=True)
     return weights
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8") if active else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Record ``values`` (JSON-compatible; numbers also go to the monitors) at ``step``."""
+        """Record ``values`` (JSON-compatible; numbers also go to the monitors) at ``step``;
+        a number that is not finite becomes null."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        # JSON has no NaN or infinity.
+        line = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
         if self._monitor.enabled:
             self._monitor.write_events(

@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.config import Settings
+from prs_med.config import SettingError, Settings
 from prs_med.data.collate import Collator
 from prs_med.data.loading import (
     evaluation_loader,
@@ -34,7 +34,7 @@ from prs_med.settings_io import save_settings
 from prs_med.train import distributed
 from prs_med.train.deepspeed_config import load_deepspeed_config
 from prs_med.train.engines import Engines
-from prs_med.train.gather import trained_weights, unpartitioned_state
+from prs_med.train.gather import all_weights, trained_weights, unpartitioned_state
 from prs_med.train.loop import LoopHooks, train
 from prs_med.train.metrics_log import MetricsLog
 from prs_med.train.validate import validate
@@ -63,6 +63,10 @@ def run(settings: Settings) -> None:
     say = _speaker(rank)
     config = load_deepspeed_config(Path(settings.deepspeed), settings, rank.world)
     save_dir = Path(settings.save_dir)
+    if (save_dir / "metrics.jsonl").exists():
+        raise SettingError(
+            f"--save_dir {save_dir} already holds a run: give another folder, or remove it"
+        )
     if rank.index == 0:
         save_dir.mkdir(parents=True, exist_ok=True)
         save_settings(settings, save_dir / "settings.yaml")
@@ -114,7 +118,8 @@ def _train(
 
     def save(name: str, results: dict[str, float]) -> None:
         keep = rank.index == 0
-        mllm_weights = trained_weights(engines.mllm, keep)
+        gather = trained_weights if settings.finetune == "lora" else all_weights
+        mllm_weights = gather(engines.mllm, keep)
         segmentation_state = unpartitioned_state(engines.segmentation, keep)
         if keep:
             save_trained(

@@ -78,8 +78,8 @@ def test_neither_side_is_changed(runs: Path, small, config: str, side: str) -> N
 def test_training_goes_on_afterwards(runs: Path, config: str) -> None:
     found = rows(runs / f"later_{config}")
     assert [row["skipped_steps"] for row in found] == [0, 1, 1]
-    assert found[1]["grad_norm"] == float("inf")
-    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in found)
+    assert [row["grad_norm"] is None for row in found] == [False, True, False]
+    assert all(row["loss"] is not None for row in found)
     trained = load_file(runs / f"later_{config}" / "final" / "segmentation.safetensors")
     assert all(value.isfinite().all() for value in trained.values())
 
@@ -94,7 +94,7 @@ def test_too_many_bad_steps_stop_the_run(small, tmp_path: Path) -> None:
         ],
         processes=2,
     )
-    assert done.returncode != 0
+    assert done.returncode == 3
     assert "2 steps in a row were not finite (--max_bad_steps)" in done.stderr
     assert "phantom_" in done.stderr  # the samples are named
     assert not (tmp_path / "run" / "final").exists()

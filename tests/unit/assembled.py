@@ -61,10 +61,16 @@ class Assembled(Inputs):
 
     def save(self, folder: Path) -> None:
         """Write the trained weights as the end of training does."""
+        full = self.settings.finetune == "full"
+        weights = {
+            name: parameter.detach() if full else parameter.detach().float()
+            for name, parameter in self.mllm.named_parameters()
+            if full or parameter.requires_grad
+        }
         save_trained(
             folder,
             self.mllm,
-            {n: p.detach().float() for n, p in self.mllm.named_parameters() if p.requires_grad},
+            weights,
             self.segmentation.state_dict(),
             self.tokenizer,
             self.settings,

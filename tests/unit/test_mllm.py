@@ -132,6 +132,14 @@ def test_missing_and_unexpected_weights_are_listed(small, tmp_path: Path) -> Non
         build_mllm(read_layout(str(folder)), ModelSettings(**FP32))
 
 
+def test_weights_of_another_shape_are_listed(small, tmp_path: Path) -> None:
+    folder = _copy(small, tmp_path)
+    name = next(k for k in load_file(folder / "model-00001-of-00002.safetensors") if "layers" in k)
+    _edit_shard(folder, lambda state: state.update({name: torch.zeros(0)}))
+    with pytest.raises(CheckpointError, match=r"of another shape: .*layers"):
+        build_mllm(read_layout(str(folder)), ModelSettings(**FP32))
+
+
 def test_absent_shard_and_corrupt_shard_are_named(small, tmp_path: Path) -> None:
     folder = _copy(small, tmp_path)
     shard = folder / "model-00002-of-00002.safetensors"

@@ -183,18 +183,19 @@ def test_one_forward_of_the_language_model_and_logits_of_supervised_tokens_only(
 
 @pytest.mark.parametrize("part", [2, 1])
 def test_the_loss_is_the_same_mean_however_the_batch_is_split(model, records, part: int) -> None:
-    trained = [p for p in model.parameters().values() if p.requires_grad]
     whole = total(model, model.batch(records))
     starts = range(0, len(records), part)
     parts = [total(model, model.batch(records[start : start + part])) for start in starts]
     mean = torch.stack(parts).mean()
     torch.testing.assert_close(mean, whole, rtol=1e-5, atol=1e-5)
-    pairs = zip(
-        torch.autograd.grad(mean, trained), torch.autograd.grad(whole, trained), strict=True
-    )
-    for split, together in pairs:
-        scale = float(together.abs().max())
-        torch.testing.assert_close(split, together, rtol=1e-3, atol=1e-4 * scale + 1e-6)
+    for side in (model.mllm, model.segmentation):
+        trained = [p for p in side.parameters() if p.requires_grad]
+        one, other = (
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained, retain_graph=True)])
+            for loss in (whole, mean)
+        )
+        # Not number by number: rounding may carry an activation across the kink of a ReLU.
+        assert (one - other).norm() < 0.01 * one.norm()
 
 
 def backward(model: Assembled, batch: Batch) -> dict[str, Tensor | None]:

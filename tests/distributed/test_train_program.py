@@ -1,0 +1,160 @@
+"""``launch/train.py`` as its users meet it: settings, messages, files, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prs_med.settings_io import load_settings
+from tests.distributed.launcher import ROOT
+
+pytestmark = pytest.mark.distributed
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """One process, without the launcher."""
+    return subprocess.run(
+        [sys.executable, "launch/train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def quick(small, save_dir: Path, *more: str) -> list[str]:
+    return [
+        *small.arguments(),
+        *("--deepspeed", "ds_configs/zero2.json", "--save_dir", str(save_dir)),
+        *("--batch_size", "2", "--max_steps", "2", "--log_every", "1", "--image_size", "64"),
+        *("--num_workers", "0", *more),
+    ]
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_help_teaches() -> None:
+    done = train("--help")
+    assert done.returncode == 0
+    for text in ("Data:", "Model:", "Loss:", "Optimisation:", "Run:", "--vlm_path", "(default: "):
+        assert text in done.stdout
+
+
+def test_wrong_settings_end_in_one_line() -> None:
+    assert_one_clear_line(train("--batch_size", "0"), "--batch_size 0", "positive")
+    assert_one_clear_line(train("--data_root", "x"), "--vlm_path is required")
+
+
+@pytest.fixture(scope="module")
+def broken_data(small, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The small data with one truncated training image; the name of its row."""
+    root = tmp_path_factory.mktemp("broken") / "data"
+    shutil.copytree(small.data, root)
+    path = sorted((root / "annotations").glob("*.csv"))[0]
+    with path.open(encoding="utf-8", newline="") as file:
+        number, row = next(
+            (n, row) for n, row in enumerate(csv.DictReader(file), 2) if row["split"] == "train"
+        )
+    image = root / row["image_path"].replace("_masks", "_images")
+    image.write_bytes(image.read_bytes()[:200])
+    return root, f"{path.name}:{number}"
+
+
+def test_truncated_image_stops_before_training(small, broken_data, tmp_path: Path) -> None:
+    root, row = broken_data
+    done = train(*quick(small, tmp_path / "run"), "--data_root", str(root))
+    assert_one_clear_line(done, row)
+
+
+def test_truncated_image_is_named_when_met_in_a_worker(small, broken_data, tmp_path: Path) -> None:
+    root, row = broken_data
+    more = ["--verify_files", "false", "--num_workers", "1", "--max_steps", "30"]
+    done = train(*quick(small, tmp_path / "run"), "--data_root", str(root), *more)
+    assert_one_clear_line(done, row)
+
+
+def test_bad_rows_are_skipped_counted_and_listed_on_request(
+    small, broken_data, tmp_path: Path
+) -> None:
+    root, row = broken_data
+    done = train(*quick(small, tmp_path / "run"), "--data_root", str(root), "--on_bad_rows", "skip")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "skipped 1 bad rows" in done.stderr
+    assert (tmp_path / "run" / "bad_rows.txt").read_text().startswith(row)
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory: pytest.TempPathFactory):
+    """A run with monitors on, compiled, from a YAML file, without rows labelled val."""
+    root = tmp_path_factory.mktemp("finished")
+    data = root / "data"
+    shutil.copytree(small.data, data)
+    for path in (data / "annotations").glob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] != "val"]
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    config = json.loads((ROOT / "ds_configs" / "zero2.json").read_text())
+    config["csv_monitor"] = {"enabled": True, "output_path": str(root / "csv"), "job_name": "job"}
+    config["tensorboard"] = {"enabled": True, "output_path": str(root / "tb"), "job_name": "job"}
+    (root / "ds.json").write_text(json.dumps(config))
+    (root / "run.yaml").write_text("preset: paper\nval_fraction: 0.25\n")
+    done = train(
+        *quick(small, root / "run"),
+        *("--data_root", str(data), "--deepspeed", str(root / "ds.json")),
+        *("--config", str(root / "run.yaml"), "--compile_model", "--freeze_encoder"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root, done
+
+
+def test_held_out_validation_is_announced(finished) -> None:
+    root, done = finished
+    assert "no row is labelled val: 25% of the training images are held out" in done.stderr
+    rows = map(json.loads, (root / "run" / "metrics.jsonl").read_text().splitlines())
+    assert {row["val_samples"] for row in rows if "val_samples" in row} == {6.0}  # of 24
+
+
+def test_the_run_folder_says_everything(finished) -> None:
+    root, _ = finished
+    settings = load_settings(root / "run" / "settings.yaml")
+    assert settings.segmentation_loss == "bce_dice"
+    rows = list(map(json.loads, (root / "run" / "metrics.jsonl").read_text().splitlines()))
+    expected = """step epoch loss loss_seg loss_txt loss_cls grad_norm learning_rate skipped_steps
+        samples_per_s tokens_per_s memory_gb"""
+    assert set(expected.split()) <= set(rows[0])
+    for name in ("best", "final"):
+        files = {path.name for path in (root / "run" / name).iterdir()}
+        assert {
+            "adapter", "model.json", "segmentation.safetensors", "settings.yaml", "tokenizer"
+        } <= files  # fmt: skip
+
+
+def test_monitors_get_the_numbers(finished) -> None:
+    root, _ = finished
+    assert list((root / "csv").rglob("*loss*.csv"))
+    assert list((root / "tb").rglob("events.out.tfevents.*"))
+
+
+def test_a_second_run_never_overwrites_the_first(small, finished) -> None:
+    root, _ = finished
+    done = train(*quick(small, root / "run"))
+    assert_one_clear_line(done, "already holds a run")
