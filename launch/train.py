@@ -27,7 +27,11 @@ def main() -> int:
         run(parse_training_settings(sys.argv[1:], __doc__ or ""))
     except (SettingError, DataError, CheckpointError) as error:
         # From a loader's worker process, the message comes behind that process's traceback.
-        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        line = str(error).strip().splitlines()[-1]
+        kind = type(error)
+        print(
+            f"error: {line.removeprefix(f'{kind.__module__}.{kind.__name__}: ')}", file=sys.stderr
+        )
         return 2
     except TrainingStopped as error:
         print(f"stopped: {error}", file=sys.stderr)

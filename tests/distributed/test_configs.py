@@ -81,5 +81,8 @@ def test_full_fine_tuning_saves_a_model_that_loads_again(runs: Path, small) -> N
     base = load_llava(layout, ModelSettings()).state_dict()
     assert tuned.keys() == base.keys()
     for name in base:
-        frozen = "vision_tower" in name
-        assert torch.equal(tuned[name], base[name]) == frozen, name
+        if "vision_tower" in name:
+            assert torch.equal(tuned[name], base[name]), name
+        elif base[name].ndim == 2:
+            # Three small steps do not move vectors of ones in bf16.
+            assert not torch.equal(tuned[name], base[name]), name

@@ -74,6 +74,12 @@ def test_official_image_path_is_the_mask_and_never_the_image(root: Path) -> None
     assert (third.row_id, third.split, third.position) == ("a.csv:6", "val", "")
 
 
+def test_without_a_split_column_test_folders_stay_out_of_training(tmp_path: Path) -> None:
+    touch(tmp_path, "t/test_images/x.png", "t/test_masks/x.png")
+    write(tmp_path, "image_path,question,answer", "t/test_masks/x.png,Where?,Here.")
+    assert [record.split for record in read(tmp_path)] == ["test"]
+
+
 @pytest.mark.parametrize(
     ("row", "image", "mask"),
     [
@@ -101,7 +107,7 @@ def test_the_partner_is_found(
     write(tmp_path, "image_path,question,answer", f"{row},Where?,Here.")
     (record,) = read(tmp_path)
     assert files(tmp_path, record) == (image or row, mask or row)
-    assert record.split == ""
+    assert record.split == ("" if "images_and_masks" in row else "train")
     assert record.modality == (None if "images_and_masks" in row else "s")
 
 
