@@ -30,6 +30,10 @@ class StepResult:
     """False if a gradient was not finite: then neither side was changed."""
     gradient_norm: float
     """Norm over all gradients of both sides, before clipping; infinite for a bad step."""
+    mllm_norm: float
+    """The language model's part of it."""
+    segmentation_norm: float
+    """The segmentation side's part of it."""
 
 
 class Engines:
@@ -86,14 +90,14 @@ class Engines:
             for engine in self._both:
                 engine.step()
             return None
-        norm = float(self._joint_norm.update())
+        norms = self._joint_norm.update()
         for engine, rate in zip(self._both, self._rates, strict=True):
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate * rate_factor
             engine.step()
         applied = [engine.was_step_applied() for engine in self._both]
         assert applied[0] == applied[1], "the engines disagree about a step"
-        return StepResult(applied[0], norm)
+        return StepResult(applied[0], *norms)
 
 
 def _initialize(module: nn.Module, rate: float, weight_decay: float, config: dict[str, Any]) -> Any:

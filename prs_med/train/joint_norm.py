@@ -28,14 +28,17 @@ class JointNorm:
         self._own_norms = [self._take_over(optimizer) for optimizer in optimizers]
         self._norm = torch.tensor(0.0)
 
-    def update(self) -> Tensor:
-        """Compute the norm of the gradients at hand, a float32 scalar, equal on all ranks;
-        infinite if any gradient of any optimizer on any rank is not finite. Call it once per
-        optimizer step, after the last backward pass and before the first ``step()``."""
+    def update(self) -> list[float]:
+        """Compute the norms of the gradients at hand: over all optimizers, then each one's own.
+
+        They are equal on all ranks; infinite if a gradient is not finite on any. Call it once per
+        optimizer step, after the last backward pass and before the first ``step()``.
+        """
         # Offloaded gradients are still being copied to the host.
         get_accelerator().synchronize()
-        self._norm = combine_grad_norm_groups([own_norm() for own_norm in self._own_norms])
-        return self._norm
+        own = [combine_grad_norm_groups([own_norm()]) for own_norm in self._own_norms]
+        self._norm = combine_grad_norm_groups(own)
+        return [float(norm) for norm in torch.stack([self._norm, *own]).tolist()]
 
     def _take_over(self, optimizer: Any) -> Callable[[], Tensor]:
         if hasattr(optimizer, "scaled_global_norm"):  # stages 1 and 2

@@ -98,6 +98,8 @@ def train(
                     "epoch": epoch,
                     **running.read(),
                     "grad_norm": result.gradient_norm,
+                    "grad_norm_mllm": result.mllm_norm,
+                    "grad_norm_seg": result.segmentation_norm,
                     "learning_rate": settings.learning_rate * factor,
                     "skipped_steps": bad_total,
                     **throughput.read(rank.world),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import parse_training_settings
+from prs_med.train.schedule import learning_rate_factor
 from tests.distributed.launcher import Job, run_jobs
 
 pytestmark = pytest.mark.distributed
@@ -108,47 +110,95 @@ def test_parameters_after_three_steps_are_equal(runs: Path, variant: str) -> Non
         assert metrics(runs / variant, name) == pytest.approx(expected, rel=2e-3, abs=1e-5), name
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The same training in plain PyTorch: one process, no engine."""
+
+    first_gradients: dict[str, torch.Tensor]
+    norms: list[float]
+    losses: list[float]
+    weights: dict[str, torch.Tensor]
+
+
 @pytest.fixture(scope="module")
-def true_gradients(small) -> dict[str, torch.Tensor]:
-    """Gradients of the first global batch from plain PyTorch, without any engine."""
+def reference(small) -> Reference:
     settings = parse_training_settings(arguments(small, 2, GLOBAL_BATCH, 1), "")
     layout = read_layout(settings.vlm_path)
-    tokenizer = load_tokenizer(layout)
     splits = split_records(read_records(settings).records, settings.val_fraction, settings.seed)
     modalities = modality_vocabulary(splits.train)
     transformers.set_seed(settings.seed)
     mllm = build_mllm(layout, settings)
     encoder = load_encoder(settings.encoder_type, settings.sam_ckpt)
     branch = SegmentationBranch(encoder, mllm.hidden_size, len(modalities), 0.0)
-    dataset = SampleDataset(
-        splits.train,
-        prompt_encoder(tokenizer, layout, settings),
-        image_sizes(layout, settings.image_size),
-        modalities,
-    )
-    indices = next(training_batches(len(dataset), settings.seed, GLOBAL_BATCH, 1, Rank(0, 1)))
-    batch = Collator(0, "question")([dataset[index] for index in indices])
-    loss_terms(forward(mllm, branch, batch), batch, settings).total(settings, 0).backward()
-    return {
-        f"{side}.{name}": parameter.grad
+    trained = {
+        f"{side}.{name}": parameter
         for side, module in (("mllm", mllm), ("segmentation", branch))
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained.values() if p.ndim >= 2], "weight_decay": 1e-5},
+            {"params": [p for p in trained.values() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    )
+    dataset = SampleDataset(
+        splits.train,
+        prompt_encoder(load_tokenizer(layout), layout, settings),
+        image_sizes(layout, settings.image_size),
+        modalities,
+    )
+    order = training_batches(len(dataset), settings.seed, GLOBAL_BATCH, 1, Rank(0, 1))
+    gradients: dict[str, torch.Tensor] = {}
+    norms, losses = [], []
+    for step in range(STEPS):
+        batch = Collator(0, "question")([dataset[index] for index in next(order)])
+        loss = loss_terms(forward(mllm, branch, batch), batch, settings).total(settings, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = gradients or {name: p.grad.clone() for name, p in trained.items()}
+        # One norm over both sides.
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 0.5)))
+        losses.append(loss.item())
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(
+                step, STEPS, settings.warmup_ratio, settings.min_lr_ratio
+            )
+        optimizer.step()
+    return Reference(gradients, norms, losses, {n: p.detach() for n, p in trained.items()})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_equal_those_of_plain_pytorch(
-    runs: Path, true_gradients: dict[str, torch.Tensor], variant: str
+    runs: Path, reference: Reference, variant: str
 ) -> None:
     """Of every parameter on both sides: engines that feed each other have scaled them wrongly
     under gradient accumulation, which Adam hides in the weights."""
     found = load_file(runs / variant / "gradients.safetensors")
-    assert found.keys() == true_gradients.keys()
-    scale = torch.stack([gradient.norm() for gradient in true_gradients.values()]).norm()
-    for name, expected in true_gradients.items():
+    true = reference.first_gradients
+    assert found.keys() == true.keys()
+    scale = torch.stack([gradient.norm() for gradient in true.values()]).norm()
+    for name, expected in true.items():
         error = (found[name] - expected).norm()
         assert error < 1e-3 * expected.norm() + 1e-6 * scale, name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_equal_those_of_plain_pytorch(runs: Path, reference: Reference, variant: str) -> None:
+    """Clipping by one norm over both engines, schedule, weight decay and Adam included."""
+    assert metrics(runs / variant, "loss") == pytest.approx(reference.losses, rel=1e-3)
+    assert metrics(runs / variant, "grad_norm") == pytest.approx(reference.norms, rel=2e-3)
+    assert min(reference.norms) > 0.5  # so every step was clipped
+    saved = weights(runs / variant)
+    compared = 0
+    for name, expected in reference.weights.items():
+        side, _, rest = name.partition(".")
+        key = rest if side == "segmentation" else rest.removeprefix("model.")
+        key = key.replace(".default.weight", ".weight").replace("modules_to_save.default.", "")
+        if not key.endswith(WITHOUT_GRADIENT):
+            assert (saved[key] - expected).abs().mean() < 1e-5, name
+            compared += 1
+    assert compared > 100
 
 
 def test_training_moved_both_sides(runs: Path) -> None:
