@@ -8,7 +8,6 @@ only because the images are simple.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shlex
 import shutil
@@ -21,7 +20,9 @@ from prs_med.quiet import quieten
 
 quieten()
 
-from prs_med.data.phantoms import write_phantoms  # noqa: E402
+import torch  # noqa: E402
+
+from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
 from prs_med.model.tiny_checkpoints import write_llava_med, write_tinysam  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +54,7 @@ def main() -> int:
 
     print(f"Making {sum(IMAGES.values())} phantom images and a tiny model in {output}")
     write_phantoms(data, IMAGES, size=IMAGE_SIZE, seed=0)
-    write_llava_med(weights / "llava_med", _texts(data), seed=0)
+    write_llava_med(weights / "llava_med", phantom_texts(data), seed=0)
     write_tinysam(weights / "tinysam.pth", seed=0)
 
     started = time.monotonic()
@@ -82,26 +83,19 @@ def main() -> int:
     return status
 
 
-def _texts(data: Path) -> list[str]:
-    texts = []
-    for path in sorted((data / "annotations").glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                texts += [f"### User: {row['question']}", f"### Assistant: {row['answer']}"]
-    return texts
-
-
 def _processes() -> list[str]:
     # One process per GPU is the launcher's default; on a CPU it has to be told.
-    import torch
-
     return [] if torch.cuda.is_available() else ["--num_gpus", "2"]
 
 
 def _show_and_run(command: list[str]) -> int:
     print("\n$ " + shlex.join("python" if part == sys.executable else part for part in command))
     sys.stdout.flush()
-    return subprocess.run(command, cwd=ROOT, env=os.environ, check=False).returncode
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        # Otherwise every process warns that it found no other device.
+        environment.setdefault("DS_ACCELERATOR", "cpu")
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from prs_med.quiet import quieten
 
 quieten()
 
-from prs_med.data.phantoms import write_phantoms  # noqa: E402
+from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
 from prs_med.model.tiny_checkpoints import write_llava_med, write_tinysam  # noqa: E402
 
 
@@ -37,21 +36,11 @@ class Small:
         ]
 
 
-def texts_of(data: Path) -> list[str]:
-    """Questions and answers of a dataset, to train a tokenizer on."""
-    texts = []
-    for path in sorted((data / "annotations").glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                texts += [f"### User: {row['question']}", f"### Assistant: {row['answer']}"]
-    return texts
-
-
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     root = tmp_path_factory.mktemp("small")
     write_phantoms(root / "data", {"train": 24, "val": 7, "test": 6}, size=96, seed=1)
-    write_llava_med(root / "llava_med", texts_of(root / "data"), seed=2)
+    write_llava_med(root / "llava_med", phantom_texts(root / "data"), seed=2)
     write_tinysam(root / "tinysam.pth", seed=3)
     return Small(root / "data", root / "llava_med", root / "tinysam.pth")
 

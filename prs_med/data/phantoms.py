@@ -228,3 +228,13 @@ _MODALITIES = (
     _Modality("phantom_xray", "opacity", _xray),
     _Modality("phantom_endoscopy", "polyp", _endoscopy),
 )
+
+
+def phantom_texts(root: Path) -> list[str]:
+    """Every question and answer of a phantom dataset, to train a small tokenizer on."""
+    texts = []
+    for path in sorted((root / "annotations").glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                texts += [f"### User: {row['question']}", f"### Assistant: {row['answer']}"]
+    return texts

@@ -72,7 +72,7 @@ def _decode(
 ) -> list[tuple[int, ...]]:
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     open_rows = set(range(len(mask)))
-    for _ in range(max_new_tokens):
+    for length in range(1, max_new_tokens + 1):
         token = mllm.llava.lm_head(last_hidden[:, -1]).argmax(-1, keepdim=True)
         for row, value in enumerate(token[:, 0].tolist()):
             if row in open_rows:
@@ -80,7 +80,7 @@ def _decode(
                     open_rows.discard(row)
                 else:
                     answers[row].append(value)
-        if not open_rows:
+        if not open_rows or length == max_new_tokens:
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         output = mllm.decode(token, mask, cache)

@@ -13,6 +13,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    AutoModel,
     AutoTokenizer,
     BitsAndBytesConfig,
     LlamaTokenizer,
@@ -246,6 +247,20 @@ class Mllm(nn.Module):
     def hidden_size(self) -> int:
         """D."""
         return int(self.llava.config.text_config.hidden_size)
+
+
+def flops_per_token(layout: LlavaLayout, settings: ModelSettings) -> float:
+    """FLOPs to train on one token: 4·N with frozen base weights (2·N forward and 2·N for the
+    gradients of activations), 6·N if the weights get gradients too.
+
+    N counts the weights of the language model's layers. Embeddings, LM head, attention scores,
+    CLIP tower and segmentation side are left out, so a utilisation computed from this is a lower
+    bound.
+    """
+    with torch.device("meta"):
+        layers = AutoModel.from_config(layout.config.text_config).layers
+    weights = sum(parameter.numel() for parameter in layers.parameters())
+    return (4.0 if settings.finetune == "lora" else 6.0) * weights
 
 
 def build_mllm(layout: LlavaLayout, settings: ModelSettings) -> Mllm:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.utils import combine_grad_norm_groups
 from torch import Tensor
@@ -25,8 +24,8 @@ class JointNorm:
     """The gradient norm over several ZeRO optimizers (stages 1 to 3, offloaded or not)."""
 
     def __init__(self, optimizers: list[Any]) -> None:
-        self._own_norms = [self._take_over(optimizer) for optimizer in optimizers]
-        self._norm = torch.tensor(0.0)
+        self._own_norms = [self._take_over(*numbered) for numbered in enumerate(optimizers)]
+        self._joint: list[Tensor] = []
 
     def update(self) -> list[float]:
         """Compute the norms of the gradients at hand: over all optimizers, then each one's own.
@@ -36,15 +35,17 @@ class JointNorm:
         """
         # Offloaded gradients are still being copied to the host.
         get_accelerator().synchronize()
-        own = [combine_grad_norm_groups([own_norm()]) for own_norm in self._own_norms]
-        self._norm = combine_grad_norm_groups(own)
-        return [float(norm) for norm in torch.stack([self._norm, *own]).tolist()]
+        own = [own_norm() for own_norm in self._own_norms]
+        joint = combine_grad_norm_groups([norm.cpu() for norm in own])
+        # Offloaded optimizers keep theirs on the host and expect it there.
+        self._joint = [joint.to(norm.device) for norm in own]
+        return [float(norm) for norm in (joint, *own)]
 
-    def _take_over(self, optimizer: Any) -> Callable[[], Tensor]:
+    def _take_over(self, index: int, optimizer: Any) -> Callable[[], Tensor]:
         if hasattr(optimizer, "scaled_global_norm"):  # stages 1 and 2
             own_norm: Callable[[], Tensor] = optimizer.scaled_global_norm
-            optimizer.scaled_global_norm = lambda norm_type=2: self._norm
-            return own_norm
+            optimizer.scaled_global_norm = lambda norm_type=2: self._joint[index]
+            return lambda: combine_grad_norm_groups([own_norm()])
         norm_groups = optimizer._get_norm_groups
-        optimizer._get_norm_groups = lambda: [self._norm]
+        optimizer._get_norm_groups = lambda: [self._joint[index]]
         return lambda: combine_grad_norm_groups(norm_groups())

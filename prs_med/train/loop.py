@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from prs_med.batch import Batch
 from prs_med.config import Settings
@@ -50,7 +51,7 @@ def train(
     *,
     samples: int,
     rank: Rank,
-    language_model_parameters: int,
+    flops_per_token: float,
     hooks: LoopHooks,
 ) -> dict[str, float]:
     """Train to the end and return the last validation scores.
@@ -59,29 +60,20 @@ def train(
         TrainingStopped: after ``max_bad_steps`` steps in a row that were not finite.
     """
     steps = total_steps(settings, samples, rank.world)
-    accumulation = settings.gradient_accumulation_steps
-    global_batch = settings.batch_size * accumulation * rank.world
-    throughput = Throughput(language_model_parameters)
+    global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
+    throughput = Throughput(flops_per_token)
     running = _RunningLosses(engines.device, rank.world)
     bad_in_a_row, bad_total = 0, 0
     scores: dict[str, float] = {}
     engines.train()
-    with tqdm(total=steps, desc="training", unit="step", disable=rank.index != 0) as bar:
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=steps, desc="training", unit="step", disable=rank.index != 0) as bar,
+    ):
         for step in range(steps):
             epoch = step * global_batch / samples
             factor = learning_rate_factor(step, steps, settings.warmup_ratio, settings.min_lr_ratio)
-            row_ids: list[str] = []
-            result: StepResult | None = None
-            for _ in range(accumulation):
-                batch = next(batches).to(engines.device)
-                row_ids += batch.row_ids
-                terms = loss_terms(engines.forward(batch), batch, settings)
-                loss = terms.total(settings, epoch)
-                engines.backward(loss)
-                result = engines.step(factor)
-                running.add(loss, terms.segmentation, terms.text, terms.modality)
-                throughput.count(len(batch), batch.input_ids.numel())
-            assert result is not None, "accumulation ended without a step"
+            result, row_ids = _step(engines, batches, settings, epoch, factor, running, throughput)
             bar.update()
 
             bad_in_a_row = 0 if result.applied else bad_in_a_row + 1
@@ -94,20 +86,23 @@ def train(
                     f"{rank.index}'s last samples: {', '.join(row_ids)}"
                 )
             if (step + 1) % settings.log_every == 0 or step + 1 == steps:
-                values = {
-                    "epoch": epoch,
-                    **running.read(),
-                    "grad_norm": result.gradient_norm,
-                    "grad_norm_mllm": result.mllm_norm,
-                    "grad_norm_seg": result.segmentation_norm,
-                    "learning_rate": settings.learning_rate * factor,
-                    "skipped_steps": bad_total,
-                    **throughput.read(rank.world),
-                }
-                hooks.log(step + 1, values)
+                losses = running.read()
+                hooks.log(
+                    step + 1,
+                    {
+                        "epoch": epoch,
+                        **losses,
+                        "grad_norm": result.gradient_norm,
+                        "grad_norm_mllm": result.mllm_norm,
+                        "grad_norm_seg": result.segmentation_norm,
+                        "learning_rate": settings.learning_rate * factor,
+                        "skipped_steps": bad_total,
+                        **throughput.read(rank.world),
+                    },
+                )
                 bar.set_postfix_str(
-                    f"loss {values['loss']:.3f} (mask {values['loss_seg']:.3f}, "
-                    f"text {values['loss_txt']:.3f})"
+                    f"loss {losses['loss']:.3f} (mask {losses['loss_seg']:.3f}, "
+                    f"text {losses['loss_txt']:.3f})"
                 )
             if _ends_epoch(step, global_batch, samples) or step + 1 == steps:
                 scores = hooks.validate(step + 1)
@@ -117,7 +112,32 @@ def train(
                         f"step {step + 1}: validation Dice {scores['val_dice']:.4f}, "
                         f"IoU {scores['val_iou']:.4f}, text loss {scores['val_loss_txt']:.4f}"
                     )
+                throughput.restart()
     return scores
+
+
+def _step(
+    engines: Engines,
+    batches: Iterator[Batch],
+    settings: Settings,
+    epoch: float,
+    rate_factor: float,
+    running: _RunningLosses,
+    throughput: Throughput,
+) -> tuple[StepResult, list[str]]:
+    """One optimizer step; what it did, and the rows that this process saw in it."""
+    row_ids: list[str] = []
+    for _ in range(settings.gradient_accumulation_steps):
+        batch = next(batches).to(engines.device)
+        terms = loss_terms(engines.forward(batch), batch, settings)
+        loss = terms.total(settings, epoch)
+        engines.backward(loss)
+        result = engines.step(rate_factor)
+        row_ids += batch.row_ids
+        running.add(loss, terms.segmentation, terms.text, terms.modality)
+        throughput.count(len(batch), batch.input_ids.numel())
+    assert result is not None, "accumulation ended without a step"
+    return result, row_ids
 
 
 def _ends_epoch(step: int, global_batch: int, samples: int) -> bool:

@@ -27,7 +27,7 @@ from prs_med.data.split import Splits, split_records
 from prs_med.inputs import image_sizes, prompt_encoder
 from prs_med.model.encoders.registry import load_encoder
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
-from prs_med.model.mllm import Mllm, build_mllm, load_tokenizer
+from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.model.trained_weights import save_trained
 from prs_med.settings_io import save_settings
@@ -154,9 +154,7 @@ def _train(
         settings,
         samples=len(train_set),
         rank=rank,
-        language_model_parameters=sum(
-            p.numel() for p in parts.mllm.llava.model.language_model.parameters()
-        ),
+        flops_per_token=flops_per_token(parts.layout, settings),
         hooks=LoopHooks(validate=validate_and_keep_best, log=metrics.write, say=say),
     )
     save("final", last_scores)

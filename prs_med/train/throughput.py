@@ -21,13 +21,14 @@ PEAK_BF16_FLOPS = {
 class Throughput:
     """Counts samples and tokens since the last reading."""
 
-    def __init__(self, language_model_parameters: int) -> None:
-        """``language_model_parameters`` is N of the MFU formula, see :meth:`read`."""
-        self._parameters = language_model_parameters
+    def __init__(self, flops_per_token: float) -> None:
+        """``flops_per_token`` is what the model must compute to train on one token."""
+        self._flops_per_token = flops_per_token
         self._peak = _peak_flops()
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Forget what was counted and start the clock, so that a pause does not count."""
         self._start = time.perf_counter()
         self._samples = 0
         self._tokens = 0
@@ -40,9 +41,7 @@ class Throughput:
     def read(self, world_size: int) -> dict[str, float]:
         """Rates over all processes since the last call, and this process's peak memory.
 
-        ``mfu`` (on a GPU whose peak is known) is 4·N·tokens/s ÷ peak: with a frozen base, 2·N
-        FLOPs per token forward and 2·N for the gradients of activations; attention, encoder and
-        decoder are left out, so it is a lower bound.
+        ``mfu`` (on a GPU whose peak is known) is FLOPs per token · tokens/s ÷ peak.
         """
         elapsed = time.perf_counter() - self._start
         tokens = self._tokens / elapsed
@@ -52,8 +51,8 @@ class Throughput:
             "memory_gb": peak_memory_gb(),
         }
         if self._peak is not None:
-            values["mfu"] = 4 * self._parameters * tokens / self._peak
-        self._restart()
+            values["mfu"] = self._flops_per_token * tokens / self._peak
+        self.restart()
         return values
 
 

@@ -16,7 +16,7 @@ from prs_med.batch import IMAGE_TOKEN
 from prs_med.config import ModelSettings, SettingError
 from prs_med.model.errors import CheckpointError
 from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD, read_layout
-from prs_med.model.mllm import Mllm, build_mllm, load_llava, load_tokenizer
+from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_llava, load_tokenizer
 
 FP32 = {"precision": "fp32"}
 
@@ -256,3 +256,13 @@ def test_left_padded_prefill_equals_right_padded_forward(small) -> None:
     assert prefill.isfinite().all()
     torch.testing.assert_close(prefill[0], hidden[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(prefill[1, 2:], hidden[1, :19], rtol=1e-4, atol=1e-5)
+
+
+def test_flops_per_token_counts_the_weights_of_the_layers(small) -> None:
+    layout = read_layout(str(small.llava_med))
+    weights = sum(
+        v.numel() for k, v in _state(small.llava_med).items() if k.startswith("model.layers.")
+    )
+    # The same for quantised weights, whose storage is smaller.
+    assert flops_per_token(layout, ModelSettings(load_4bit=True)) == 4 * weights
+    assert flops_per_token(layout, ModelSettings(finetune="full")) == 6 * weights

@@ -302,15 +302,15 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_base_model_is_refused(saved: Path, small, tmp_path: Path) -> None:
+    from prs_med.data.phantoms import phantom_texts
     from prs_med.model.tiny_checkpoints import TinyLlavaSize, write_llava_med
-    from tests.conftest import texts_of
 
     wider = tmp_path / "wider"
-    write_llava_med(wider, texts_of(small.data), seed=2, size=TinyLlavaSize(width=256))
+    write_llava_med(wider, phantom_texts(small.data), seed=2, size=TinyLlavaSize(width=256))
     with pytest.raises(CheckpointError, match=r"adapter: .*size mismatch") as error:
         load_trained(saved, vlm_path=str(wider))
     assert len(str(error.value).splitlines()) == 1
     deeper = tmp_path / "deeper"
-    write_llava_med(deeper, texts_of(small.data), seed=2, size=TinyLlavaSize(layers=3))
+    write_llava_med(deeper, phantom_texts(small.data), seed=2, size=TinyLlavaSize(layers=3))
     with pytest.raises(CheckpointError, match=r"adapter: .*layers\.2\."):
         load_trained(saved, vlm_path=str(deeper))
