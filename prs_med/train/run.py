@@ -29,12 +29,11 @@ from prs_med.model.encoders.registry import load_encoder
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
-from prs_med.model.trained_weights import save_trained
 from prs_med.settings_io import save_settings
 from prs_med.train import distributed
 from prs_med.train.deepspeed_config import load_deepspeed_config
 from prs_med.train.engines import Engines
-from prs_med.train.gather import all_weights, trained_weights, unpartitioned_state
+from prs_med.train.kept_weights import KeptWeights
 from prs_med.train.loop import LoopHooks, train
 from prs_med.train.metrics_log import MetricsLog
 from prs_med.train.validate import validate
@@ -114,28 +113,17 @@ def _train(
         accumulation=settings.gradient_accumulation_steps,
         rank=rank,
     )
-    best = float("-inf")
+    kept = KeptWeights(
+        save_dir,
+        engines,
+        parts.mllm,
+        parts.tokenizer,
+        parts.modalities,
+        settings,
+        writes=rank.index == 0,
+    )
 
-    def save(name: str, results: dict[str, float]) -> None:
-        keep = rank.index == 0
-        gather = trained_weights if settings.finetune == "lora" else all_weights
-        mllm_weights = gather(engines.mllm, keep)
-        segmentation_state = unpartitioned_state(engines.segmentation, keep)
-        if keep:
-            save_trained(
-                save_dir / name,
-                parts.mllm,
-                mllm_weights,
-                segmentation_state,
-                parts.tokenizer,
-                settings,
-                parts.modalities,
-                results,
-            )
-        distributed.barrier()
-
-    def validate_and_keep_best(step: int) -> dict[str, float]:
-        nonlocal best
+    def score(step: int) -> dict[str, float]:
         if not parts.splits.val:
             return {}
         val_set = SampleDataset(parts.splits.val, prompts, sizes, parts.modalities)
@@ -143,9 +131,7 @@ def _train(
             val_set, collator, settings, micro_batch=settings.batch_size, rank=rank
         )
         scores = validate(engines, loader, settings)
-        if scores["val_dice"] > best:
-            best = scores["val_dice"]
-            save("best", {"step": step, **scores})
+        kept.offer(step, scores)
         return scores
 
     last_scores = train(
@@ -155,10 +141,10 @@ def _train(
         samples=len(train_set),
         rank=rank,
         flops_per_token=flops_per_token(parts.layout, settings),
-        hooks=LoopHooks(validate=validate_and_keep_best, log=metrics.write, say=say),
+        hooks=LoopHooks(validate=score, log=metrics.write, say=say),
     )
-    save("final", last_scores)
-    say(f"trained weights: {save_dir / 'final'}" + (" and best" if parts.splits.val else ""))
+    final = kept.finish(last_scores)
+    say(f"trained weights: {final}" + (" and best" if parts.splits.val else ""))
 
 
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:

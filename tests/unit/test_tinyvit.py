@@ -326,3 +326,18 @@ def test_an_unreadable_file_is_named(tmp_path: Path, damage: str) -> None:
     with pytest.raises(CheckpointError, match=r"tinysam\.pth") as caught:
         load_tinysam(path)
     assert "\n" not in str(caught.value)
+
+
+class _RunsCode:
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self._target,))
+
+
+def test_code_in_a_weight_file_is_not_run(tmp_path: Path) -> None:
+    torch.save({"image_encoder.x": _RunsCode(tmp_path / "ran")}, tmp_path / "tinysam.pth")
+    with pytest.raises(CheckpointError, match=r"tinysam\.pth"):
+        load_tinysam(tmp_path / "tinysam.pth")
+    assert not (tmp_path / "ran").exists()
