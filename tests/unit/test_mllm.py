@@ -15,8 +15,9 @@ from transformers import CLIPVisionModel, MistralForCausalLM
 from prs_med.batch import IMAGE_TOKEN
 from prs_med.config import ModelSettings, SettingError
 from prs_med.model.errors import CheckpointError
-from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD, read_layout
+from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD, read_layout, stored_shapes
 from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_llava, load_tokenizer
+from prs_med.model.tiny_checkpoints import TinyLlavaSize, write_llava_med
 
 FP32 = {"precision": "fp32"}
 
@@ -266,3 +267,13 @@ def test_flops_per_token_counts_the_weights_of_the_layers(small) -> None:
     # The same for quantised weights, whose storage is smaller.
     assert flops_per_token(layout, ModelSettings(load_4bit=True)) == 4 * weights
     assert flops_per_token(layout, ModelSettings(finetune="full")) == 6 * weights
+
+
+def test_as_many_tensors_as_the_published_model_has(tmp_path: Path) -> None:
+    """LLaVA-Med v1.5 has 32 language and 24 vision layers, 686 tensors in its shards."""
+    deep = TinyLlavaSize(width=32, layers=32, feed_forward=32, vision_width=64, vision_layers=24)
+    write_llava_med(tmp_path, ["Where is the tumor?", "Top left."], seed=0, size=deep)
+    assert len(stored_shapes(tmp_path)) == 686
+    mllm = build_mllm(read_layout(str(tmp_path)), ModelSettings())
+    assert len(mllm.llava.model.language_model.layers) == 32
+    assert len(mllm.llava.model.vision_tower.encoder.layers) == 24
