@@ -52,8 +52,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", default="runs/demo", help="where everything goes")
     output = Path(parser.parse_args().output_dir)
-    shutil.rmtree(output, ignore_errors=True)
     data, weights = output / "data", output / "weights"
+    if output.exists() and not (data / "annotations").is_dir():
+        print(f"error: --output_dir {output} holds something else than a demo", file=sys.stderr)
+        return 2
+    shutil.rmtree(output, ignore_errors=True)
 
     print(f"Making {sum(IMAGES.values())} phantom images and a tiny model in {output}")
     write_phantoms(data, IMAGES, size=IMAGE_SIZE, seed=0)
