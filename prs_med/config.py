@@ -21,10 +21,7 @@ class SettingError(ValueError):
 def _setting(
     default: Any, help_text: str, check: Callable[[Any], bool] | None = None, allowed: str = ""
 ) -> Any:
-    metadata = {"help": help_text, "check": check, "allowed": allowed}
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"help": help_text, "check": check, "allowed": allowed})
 
 
 def _positive(value: float) -> bool:
@@ -95,8 +92,8 @@ class DataSettings(CheckedSettings):
     )
     verify_files: bool = _setting(
         True,
-        "Decode every image and mask before training, so that a bad file shows now and not after "
-        "hours",
+        "Decode every image and mask and tokenise every text before training, so that a bad row "
+        "shows now and not after hours",
     )
     val_fraction: float = _setting(
         0.1,

@@ -13,7 +13,6 @@ def quieten() -> None:
     logging.getLogger("prs_med").setLevel(logging.INFO)
     if os.environ.get("PRS_MED_VERBOSE") == "1":
         return
-    os.environ.setdefault("DS_LOG_LEVEL", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from prs_med.config import DataSettings
 from prs_med.data.collate import Collator
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.order import Rank, evaluation_batches, training_batches
+from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
 from prs_med.data.samples import SampleDataset
 from prs_med.data.sources import Annotations, read_annotations
@@ -38,18 +40,21 @@ def annotation_paths(setting: str | None) -> list[Path] | None:
 
 @dataclass(frozen=True)
 class Verified:
-    """Records whose files decode, and messages about those whose files do not."""
+    """Records that can be used, and messages about those that cannot."""
 
     records: list[Record]
     bad_rows: list[str]
 
 
-def verify_files(records: list[Record], workers: int, show_progress: bool) -> Verified:
-    """Decode every image and mask once, so that a bad file shows now and not after hours."""
+def verify_files(
+    records: list[Record], prompts: PromptEncoder, workers: int, show_progress: bool
+) -> Verified:
+    """Decode every image and mask and tokenise every text once, so that a bad file or a text that
+    is too long shows now and not after hours."""
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         problems = list(
             tqdm(
-                pool.map(_problem_of, records),
+                pool.map(partial(_problem_of, prompts=prompts), records),
                 total=len(records),
                 desc="checking files",
                 unit="row",
@@ -64,8 +69,9 @@ def verify_files(records: list[Record], workers: int, show_progress: bool) -> Ve
     )
 
 
-def _problem_of(record: Record) -> str | None:
+def _problem_of(record: Record, prompts: PromptEncoder) -> str | None:
     try:
+        prompts.encode(record.question, record.answer, record.row_id)
         check_same_size(load_image(record.image_path), load_mask(record.mask_path), record.row_id)
     except DataError as error:
         message = str(error)

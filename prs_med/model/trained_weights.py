@@ -2,7 +2,7 @@
 
 ::
 
-    model.json                  format version, base model, modalities, how the model was trained
+    model.json                  format version, base model, modalities, validation scores
     settings.yaml               all settings of the run
     adapter/                    PEFT adapter (LoRA; projector too if trained), loads in plain PEFT
     mllm/                       instead of adapter/ after full fine-tuning: a transformers model

@@ -21,6 +21,7 @@ from prs_med.data.loading import (
     verify_files,
 )
 from prs_med.data.order import Rank
+from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError
 from prs_med.data.samples import SampleDataset
 from prs_med.data.split import Splits, split_records
@@ -45,6 +46,7 @@ class _Parts:
 
     layout: LlavaLayout
     tokenizer: PreTrainedTokenizerBase
+    prompts: PromptEncoder
     splits: Splits
     modalities: tuple[str, ...]
     mllm: Mllm
@@ -101,7 +103,7 @@ def _train(
     say: Callable[[str], None],
 ) -> None:
     sizes = image_sizes(parts.layout, settings.image_size)
-    prompts = prompt_encoder(parts.tokenizer, parts.layout, settings)
+    prompts = parts.prompts
     collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
     train_set = SampleDataset(parts.splits.train, prompts, sizes, parts.modalities)
     batches = training_loader(
@@ -150,7 +152,8 @@ def _train(
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
     layout = read_layout(settings.vlm_path)
     tokenizer = load_tokenizer(layout)
-    splits = _read_splits(settings, rank, save_dir, say)
+    prompts = prompt_encoder(tokenizer, layout, settings)
+    splits = _read_splits(settings, prompts, rank, save_dir, say)
     modalities = modality_vocabulary(splits.train)
     mllm = build_mllm(layout, settings)
     segmentation = SegmentationBranch(
@@ -164,18 +167,22 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
     if settings.compile_model:
         segmentation.image_encoder.compile()
         segmentation.mask_decoder.compile()
-    return _Parts(layout, tokenizer, splits, modalities, mllm, segmentation)
+    return _Parts(layout, tokenizer, prompts, splits, modalities, mllm, segmentation)
 
 
 def _read_splits(
-    settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]
+    settings: Settings,
+    prompts: PromptEncoder,
+    rank: Rank,
+    save_dir: Path,
+    say: Callable[[str], None],
 ) -> Splits:
     annotations = read_records(settings)
     records, bad_rows = annotations.records, annotations.bad_rows
     if settings.verify_files:
         # One process reads all files; the others learn the outcome.
         found = (
-            verify_files(records, settings.num_workers, show_progress=True)
+            verify_files(records, prompts, settings.num_workers, show_progress=True)
             if rank.index == 0
             else None
         )

@@ -179,13 +179,14 @@ def test_a_sequence_that_is_too_long_is_refused_with_its_row(small) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_verifying_finds_exactly_the_rows_with_bad_files(copied, workers: int) -> None:
+def test_verifying_finds_exactly_the_bad_rows(copied, workers: int) -> None:
     records = copied.records
     truncate(records[1].image_path)
     shrink(records[5].mask_path)
     records[8].mask_path.unlink()
-    verified = verify_files(records, workers, show_progress=False)
-    bad = {1, 5, 8}
+    records[10] = replace(records[10], question="Where? " * 2000)
+    verified = verify_files(records, copied.prompts, workers, show_progress=False)
+    bad = {1, 5, 8, 10}
     assert verified.records == [r for index, r in enumerate(records) if index not in bad]
     assert len(verified.bad_rows) == len(bad)
     for message, index in zip(verified.bad_rows, sorted(bad), strict=True):
