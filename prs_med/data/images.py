@@ -1,4 +1,4 @@
-"""Decode images and masks, and the few geometric steps between a file and an encoder."""
+"""Decode images and masks, and the geometric steps between a file and the CLIP tower."""
 
 from __future__ import annotations
 
@@ -103,17 +103,6 @@ def resize_shortest_edge_center_crop(image: Image.Image, size: int) -> Image.Ima
     scaled = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return scaled.crop((left, top, left + size, top + size))
-
-
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """Scale to `size` x `size` (bilinear), ignoring the aspect ratio: the segmentation input."""
-    return image.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Scale a uint8 mask (H, W) to (size, size) by nearest neighbour; no new values appear."""
-    scaled = Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST)
-    return np.asarray(scaled, dtype=np.uint8)
 
 
 def _decode(path: Path) -> Image.Image:

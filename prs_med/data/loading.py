@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from prs_med.batch import Batch
-from prs_med.config import DataSettings
+from prs_med.config import DataSettings, names_in
 from prs_med.data.collate import Collator
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.order import Rank, evaluation_batches, training_batches
@@ -27,15 +27,24 @@ from prs_med.data.sources import Annotations, read_annotations
 def read_records(settings: DataSettings) -> Annotations:
     """All rows of the CSV files that the settings name; see :func:`read_annotations`."""
     return read_annotations(
-        Path(settings.data_root), annotation_paths(settings.ann_paths), settings.on_bad_rows
+        Path(settings.data_root),
+        annotation_paths(settings.ann_paths),
+        settings.on_bad_rows,
+        settings.group_column,
+        tasks_in(settings.tasks),
     )
+
+
+def tasks_in(setting: str | None) -> list[str] | None:
+    """The tasks that ``--tasks`` names; None for all."""
+    return None if setting is None else names_in(setting)
 
 
 def annotation_paths(setting: str | None) -> list[Path] | None:
     """The files that ``--ann_paths`` names; None for all in the data root."""
     if setting is None:
         return None
-    return [Path(part.strip()) for part in setting.split(",") if part.strip()]
+    return [Path(part) for part in names_in(setting)]
 
 
 @dataclass(frozen=True)

@@ -41,3 +41,10 @@ class Record:
 
     split: str
     """``train``, ``val`` or ``test``; empty where the file has no split column."""
+
+    group: str = ""
+    """Patient or study that the image belongs to; empty where neither column nor file name tells.
+    Images without one stand for themselves."""
+
+    task: str = ""
+    """Task that ``--tasks`` may name; empty where neither column, folder nor file name tells."""

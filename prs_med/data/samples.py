@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,13 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prs_med.batch import UNKNOWN_MODALITY
+from prs_med.data.geometry import Fit
 from prs_med.data.images import (
     check_same_size,
     load_image,
     load_mask,
     pad_to_square,
-    resize,
-    resize_mask,
     resize_shortest_edge_center_crop,
 )
 from prs_med.data.prompt import EncodedText, PromptEncoder
@@ -35,6 +35,13 @@ class ImageSizes:
     pad_to_square: bool
     """Pad for the CLIP tower with the mean colour, or crop the centre."""
     pad_colour: tuple[int, int, int]
+    image_fit: Literal["stretch", "pad"] = "stretch"
+    """How an image becomes square for the segmentation encoder; see :class:`Fit`."""
+
+    @property
+    def fit(self) -> Fit:
+        """The way from an image to the segmentation encoder's input, and of a mask back."""
+        return Fit(self.seg, self.image_fit)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class SampleDataset(Dataset[Sample]):
         return Sample(
             image_vlm=image_vlm,
             image_seg=image_seg,
-            mask=torch.from_numpy(resize_mask(mask, self._sizes.seg).copy())[None],
+            mask=torch.from_numpy(self._sizes.fit.fit_mask(mask))[None],
             text=self._prompts.encode(record.question, record.answer, record.row_id),
             modality=self._modality_index.get(record.modality or "", UNKNOWN_MODALITY),
             row_id=record.row_id,
@@ -100,7 +107,7 @@ def prepare_images(image: Image.Image, sizes: ImageSizes) -> tuple[Tensor, Tenso
     """One decoded RGB image for both encoders: (3, V, V) and (3, S, S) uint8."""
     square = pad_to_square(image, sizes.pad_colour) if sizes.pad_to_square else image
     for_vlm = resize_shortest_edge_center_crop(square, sizes.vlm)
-    return _to_tensor(np.asarray(for_vlm)), _to_tensor(np.asarray(resize(image, sizes.seg)))
+    return _to_tensor(np.asarray(for_vlm)), _to_tensor(np.asarray(sizes.fit.fit_image(image)))
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:

@@ -8,31 +8,45 @@ The layouts a row may use:
 * ``image_path`` and ``mask_path``.
 * ``image_name``, ``task`` and ``split``: the image is ``{task}/{split}_images/{image_name}``.
 
-An image and its mask share a name, except that the mask's may end in ``_Segmentation`` and that
-their extensions may differ; the row's own extension is tried first.
+The folders may lie below ``images_and_masks/``, and the files may be ``csv/train.csv``,
+``csv/val.csv`` and ``csv/test.csv``, whose names then tell the split.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from prs_med.data.columns import (
+    SPLITS,
+    check_columns,
+    has_split,
+    named_columns,
+    plain_name,
+    split_of,
+)
+from prs_med.data.groups import GROUP_COLUMNS, group_of_columns, group_of_name
+from prs_med.data.paths import image_and_mask, names_a_file, relative, split_of_folder, task_of
 from prs_med.data.records import DataError, Record
+from prs_med.data.repair import repair
+from prs_med.data.table import Row, Table, read_table
 
-SPLITS = ("train", "val", "test")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MASK_SUFFIX = "_Segmentation"
-
-# One variant of the data set keeps images and masks together in this folder.
-_SHARED_FOLDER = "images_and_masks"
-# Folders that hold the files of a task and therefore name none.
-_STORE_FOLDER = re.compile(rf"((train|val|test)_)?(images|masks)|{_SHARED_FOLDER}")
+TASKS = (
+    "brain_tumors_ct_scan",
+    "breast_tumors_ct_scan",
+    "dental_xray",
+    "head_and_neck",
+    "lung_CT",
+    "lung_Xray",
+    "polyp_endoscopy",
+    "prostate",
+    "skin_rgbimage",
+)
+"""The tasks of the published data. Any other works too; a CSV file that has one of these names
+tells the task of rows that name none."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +59,17 @@ class Annotations:
     bad_rows: list[str]
     """One message for each row that was skipped, with its file and line."""
 
+    repaired_rows: list[str] = field(default_factory=list)
+    """One message for each usable row whose texts had commas without quotes, with its file and
+    line and what was read."""
+
 
 def read_annotations(
-    data_root: Path, ann_paths: Sequence[Path] | None, on_bad_rows: Literal["error", "skip"]
+    data_root: Path,
+    ann_paths: Sequence[Path] | None,
+    on_bad_rows: Literal["error", "skip"],
+    group_column: str | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> Annotations:
     """Read annotation files and find the image and the mask of every row.
 
@@ -55,15 +77,89 @@ def read_annotations(
 
     Args:
         data_root: folder that the paths in the files are relative to; none may lead out of it.
-        ann_paths: files to read; None reads every ``data_root/annotations/*.csv``, sorted.
+        ann_paths: files to read; None reads every ``data_root/annotations/*.csv``, or if there is
+            none every ``data_root/csv/*.csv``, sorted.
         on_bad_rows: ``error`` raises for the first bad row, ``skip`` collects their messages.
+        group_column: column that names the patient or study of a row; None takes the first of
+            :data:`prs_med.data.groups.GROUP_COLUMNS` that has a value.
+        tasks: tasks to read; the rows of others are passed over unseen. None reads all.
 
     Raises:
         DataError: no annotation file, a file that is not a CSV file with the columns needed, two
-            files of one name, a bad row under ``error``, or no usable row at all.
+            files of one name, a group column or a task that no file has, a bad row under
+            ``error``, or no usable row at all.
     """
     root = data_root.resolve()
-    paths = sorted((root / "annotations").glob("*.csv")) if ann_paths is None else list(ann_paths)
+    files = [_file(path) for path in _paths(root, ann_paths)]
+    names = ", ".join(file.table.name for file in files)
+    group_columns = _group_columns(files, group_column, names)
+    records: list[Record] = []
+    bad_rows: list[str] = []
+    repaired_rows: list[str] = []
+    seen_tasks: set[str] = set()
+    for file in files:
+        for row in file.table.rows:
+            row_id = f"{file.table.name}:{row.line}"
+            try:
+                values, repaired = file.values(root, row)
+                task = _task(root, file, values)
+                seen_tasks.add(task)
+                if tasks is not None and task not in tasks:
+                    continue
+                records.append(_record(root, row_id, file, values, task, group_columns))
+            except DataError as error:
+                message = f"{row_id}: {error}"
+                if on_bad_rows == "error":
+                    raise DataError(message) from None
+                bad_rows.append(message)
+            else:
+                if repaired:
+                    repaired_rows.append(f"{row_id}: {repaired}")
+    for task in tasks or ():
+        if task not in seen_tasks:
+            raise DataError(
+                f"--tasks {task}: no row of {names} has it; "
+                f"they have {', '.join(sorted(seen_tasks - {''})) or 'none'}"
+            )
+    if not records:
+        reason = f"all {len(bad_rows)} rows are bad, the first: {bad_rows[0]}" if bad_rows else ""
+        raise DataError(f"no usable row in {names}: {reason or 'the files have no row'}")
+    return Annotations(records, bad_rows, repaired_rows)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An annotation file."""
+
+    table: Table
+    columns: list[str]
+    split: str
+    """The split that its name tells; empty if it does not, or if its rows name theirs."""
+    tight: bool
+
+    def values(self, root: Path, row: Row) -> tuple[dict[str, str], str]:
+        """The values of a row by column, and if it was repaired what was read instead."""
+        extra = len(row.fields) - len(self.columns)
+        if extra == 0:
+            fields = (value.strip() for value in row.fields)
+            return dict(zip(self.columns, fields, strict=True)), ""
+        found = repair(row.text, self.columns, _recognised(root), self.tight)
+        amount = f"{abs(extra)} field{'s' if abs(extra) > 1 else ''} too"
+        if found is None:
+            raise DataError(
+                f"{amount} {'many' if extra > 0 else 'few'} for the header; "
+                "quote a text that contains commas"
+            )
+        values = dict(zip(self.columns, found, strict=True))
+        read = (f"{column} {value!r}" for column, value in values.items() if "," in value)
+        return values, f"{amount} many for the header, read as {' and '.join(read)}"
+
+
+def _paths(root: Path, ann_paths: Sequence[Path] | None) -> list[Path]:
+    if ann_paths is not None:
+        paths = list(ann_paths)
+    else:
+        paths = sorted((root / "annotations").glob("*.csv")) or sorted((root / "csv").glob("*.csv"))
     if not paths:
         raise DataError(
             f"no annotation file in {root / 'annotations'}: put the CSV files there or name them"
@@ -72,185 +168,87 @@ def read_annotations(
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"two annotation files are named {name}: rename one, rows go by it")
-    records: list[Record] = []
-    bad_rows: list[str] = []
-    for path in paths:
-        for line, row in _rows(path):
-            row_id = f"{path.name}:{line}"
-            try:
-                records.append(_record(root, row_id, row))
-            except DataError as error:
-                message = f"{row_id}: {error}"
-                if on_bad_rows == "error":
-                    raise DataError(message) from None
-                bad_rows.append(message)
-    if not records:
-        reason = f"all {len(bad_rows)} rows are bad, the first: {bad_rows[0]}" if bad_rows else ""
-        raise DataError(f"no usable row in {', '.join(names)}: {reason or 'the files have no row'}")
-    return Annotations(records, bad_rows)
+    return paths
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str] | int]]:
-    """Each row with the line it starts on; of a row with a wrong field count only that count."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    columns: list[str] = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise DataError(
-                f"{path.name}:{line}: broken CSV ({error}); check the quotes of this row"
-            ) from None
-        if not fields:
-            continue
-        if not columns:
-            columns = [field.strip() for field in fields]
-            _check_columns(f"{path.name}:{line}", columns)
-        elif len(fields) != len(columns):
-            yield line, len(fields) - len(columns)
-        else:
-            yield line, dict(zip(columns, (field.strip() for field in fields), strict=True))
-    if not columns:
-        raise DataError(f"{path.name}:1: the file is empty; it must start with a header line")
-
-
-def _text(path: Path) -> str:
+def _file(path: Path) -> _File:
+    table = read_table(path)
+    file_split = path.stem.lower() if path.stem.lower() in SPLITS else ""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the annotation file {path}: {error.strerror}") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path.name}:{line}: not UTF-8 text; save the file as UTF-8") from None
+        columns = named_columns(table.header.fields)
+        check_columns(columns, file_split)
+    except DataError as error:
+        raise DataError(f"{table.name}:{table.header.line}: {error}") from None
+    return _File(table, columns, "" if has_split(columns) else file_split, table.tight())
 
 
-def _check_columns(where: str, columns: list[str]) -> None:
-    found = f"the columns found are {', '.join(columns)}"
-    for column in ("question", "answer"):
-        if column not in columns:
-            raise DataError(f"{where}: column {column!r} is missing; {found}")
-    if "image_path" in columns:
-        return
-    if "image_name" not in columns:
-        raise DataError(f"{where}: column 'image_path' or 'image_name' is missing; {found}")
-    for column in ("task", "split"):
-        if column not in columns:
-            raise DataError(
-                f"{where}: column {column!r} is missing, without image_path it is needed; {found}"
-            )
+def _group_columns(files: Sequence[_File], named: str | None, names: str) -> Sequence[str]:
+    if named is None:
+        return GROUP_COLUMNS
+    column = plain_name(named)
+    if not any(column in file.columns for file in files):
+        columns = dict.fromkeys(name for file in files for name in file.columns if name)
+        raise DataError(
+            f"--group_column {named}: no such column in {names}; "
+            f"the columns found are {', '.join(columns)}"
+        )
+    return [column]
 
 
-def _record(root: Path, row_id: str, row: dict[str, str] | int) -> Record:
+def _recognised(root: Path) -> dict[str, Callable[[str], bool]]:
+    """The columns whose values show that they are theirs; every correct row satisfies them."""
+    return {
+        "image_path": partial(names_a_file, root),
+        "mask_path": lambda text: not text or names_a_file(root, text),
+        "split": lambda text: text.lower() in SPLITS,
+    }
+
+
+def _task(root: Path, file: _File, row: dict[str, str]) -> str:
+    """The task of a row: its column, else the first folder of its path, else the file's name."""
+    if row.get("task"):
+        return row["task"]
+    task = task_of(relative(root, row["image_path"], "image_path")) if "image_path" in row else ""
+    stem = Path(file.table.name).stem
+    return task or (stem if stem in TASKS else "")
+
+
+def _record(
+    root: Path,
+    row_id: str,
+    file: _File,
+    row: dict[str, str],
+    task: str,
+    group_columns: Sequence[str],
+) -> Record:
     """Make a record of a row; what is wrong with it is raised without file and line."""
-    if isinstance(row, int):
-        amount = f"{abs(row)} field{'s' if abs(row) > 1 else ''} too {'many' if row > 0 else 'few'}"
-        raise DataError(f"{amount} for the header; quote a text that contains commas")
     for column in ("question", "answer"):
         if not row[column]:
             raise DataError(f"the {column} is empty")
-    split = row.get("split", "").lower()
-    if "split" in row and split not in SPLITS:
-        raise DataError(f"unknown split {row['split']!r}; use one of {', '.join(SPLITS)}")
+    split = split_of(row) or file.split
     if "image_path" in row:
-        named = _relative(row["image_path"], "image_path")
+        named = relative(root, row["image_path"], "image_path")
     else:
-        _relative(row["task"], "task")
-        name = _relative(row["image_name"], "image_name")
-        named = _relative(row["task"], "task") / f"{split}_images" / name
-    image, mask = _pair(root, named, row.get("mask_path", ""))
-    folder = named.parts[0] if len(named.parts) > 1 else ""
-    task = "" if _STORE_FOLDER.fullmatch(folder) else folder
+        name = relative(root, row["image_name"], "image_name")
+        named = relative(root, row["task"], "task") / f"{split}_images" / name
+    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    image_path, mask_path = image_and_mask(root, named, mask)
+    folder_split = split_of_folder(named)
+    if file.split and folder_split not in ("", file.split):
+        raise DataError(
+            f"the folder of {str(named)!r} is of split {folder_split!r}, but the file is named "
+            f"{file.table.name}; add a split column"
+        )
     return Record(
         row_id=row_id,
-        image_path=image,
-        mask_path=mask,
+        image_path=image_path,
+        mask_path=mask_path,
         question=row["question"],
         answer=row["answer"],
         position=row.get("position", ""),
-        modality=row.get("modality") or row.get("task") or task or None,
-        split=split or _split_of_folder(named),
+        modality=row.get("modality") or task or None,
+        split=split or folder_split,
+        group=group_of_columns(row, group_columns)
+        or group_of_name(task, PurePosixPath(image_path.name)),
+        task=task,
     )
-
-
-def _split_of_folder(path: PurePosixPath) -> str:
-    """The split that a folder such as ``test_masks`` names: without a split column, the official
-    folders still keep test images out of training. Empty where no folder names one."""
-    for part in path.parts[:-1]:
-        split, _, kind = part.partition("_")
-        if split in SPLITS and kind in ("images", "masks"):
-            return split
-    return ""
-
-
-def _relative(text: str, column: str) -> PurePosixPath:
-    """A path of the file as a relative one, with forward slashes and no way upwards."""
-    if not text:
-        raise DataError(f"{column} is empty")
-    path = PurePosixPath(text.replace("\\", "/"))
-    # A drive letter ("C:/x") is absolute on Windows only, but never a path inside the data root.
-    if path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
-        raise DataError(f"{column} {text!r} leads out of the data root; use a path relative to it")
-    return path
-
-
-def _pair(root: Path, named: PurePosixPath, mask_path: str) -> tuple[Path, Path]:
-    """The image and the mask of a row that names one file, or both."""
-    if _in_masks(named) or (named.stem.endswith(MASK_SUFFIX) and not mask_path):
-        # Taken literally, the official image_path would show the model its own answer.
-        image = _find(root, "image", [_moved(named, "_masks", "_images", _plain_stem(named))])
-        masks = [named]
-    else:
-        image = _find(root, "image", [named])
-        masks = [
-            _moved(named, "_images", "_masks", stem)
-            for stem in (_plain_stem(named), f"{_plain_stem(named)}{MASK_SUFFIX}")
-        ]
-    if mask_path:
-        masks = [_relative(mask_path, "mask_path")]
-    mask = _find(root, "mask", masks, other_than=image)
-    return image, mask
-
-
-def _in_masks(path: PurePosixPath) -> bool:
-    return any(part.endswith("_masks") and part != _SHARED_FOLDER for part in path.parts[:-1])
-
-
-def _plain_stem(path: PurePosixPath) -> str:
-    name = path.stem if path.suffix.lower() in EXTENSIONS else path.name
-    return name.removesuffix(MASK_SUFFIX)
-
-
-def _moved(path: PurePosixPath, old: str, new: str, stem: str) -> PurePosixPath:
-    """The path in the sister folder, under another stem and the same extension."""
-    folders = [
-        part.removesuffix(old) + new if part.endswith(old) and part != _SHARED_FOLDER else part
-        for part in path.parts[:-1]
-    ]
-    extension = path.suffix if path.suffix.lower() in EXTENSIONS else ""
-    return PurePosixPath(*folders, stem + extension)
-
-
-def _find(
-    root: Path, what: str, wanted: Sequence[PurePosixPath], other_than: Path | None = None
-) -> Path:
-    """The first file that exists: each path as written, then with each known extension."""
-    for path in wanted:
-        base = path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path
-        for name in (path, *(base.with_name(base.name + extension) for extension in EXTENSIONS)):
-            file = root / name
-            # os.path.isfile also answers for names no file system accepts, where Path.is_file
-            # raises.
-            if not os.path.isfile(file):
-                continue
-            resolved = file.resolve()
-            if not resolved.is_relative_to(root):
-                raise DataError(f"{what} {str(name)!r} is a link that leads out of the data root")
-            if other_than is None or resolved != other_than.resolve():
-                return file
-    hint = " other than the image itself; add a mask_path column" if other_than else ""
-    raise DataError(f"no {what} file {' or '.join(repr(str(p)) for p in wanted)} in {root}{hint}")

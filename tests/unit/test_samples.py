@@ -17,6 +17,7 @@ from torch import Tensor
 from prs_med.batch import UNKNOWN_MODALITY, Batch
 from prs_med.config import DataSettings
 from prs_med.data import images
+from prs_med.data.geometry import PADDING
 from prs_med.data.loading import evaluation_loader, training_loader, verify_files
 from prs_med.data.order import Rank
 from prs_med.data.records import DataError, Record
@@ -106,6 +107,30 @@ def test_shapes_and_types_are_those_of_a_batch(inputs, tmp_path: Path) -> None:
     assert sample.mask.unique().tolist() == [0, 1]
     assert sample.modality == UNKNOWN_MODALITY
     assert (sample.row_id, sample.counts) == ("a.csv:2", True)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 80), (120, 90)])
+def test_the_segmentation_input_is_stretched_or_padded(
+    inputs, tmp_path: Path, width: int, height: int
+) -> None:
+    drawing, side = draw(tmp_path, width, height), inputs.sizes.seg
+    assert inputs.sizes.image_fit == "stretch"
+    padding = replace(inputs.sizes, image_fit="pad")
+    for sizes, columns, rows in [
+        (inputs.sizes, side, side),
+        (padding, side * width // max(width, height), side * height // max(width, height)),
+    ]:
+        sample = SampleDataset([drawing.record], inputs.prompts, sizes, ())[0]
+        inside = np.zeros((side, side), bool)
+        inside[:rows, :columns] = True
+        scaled = Image.fromarray(drawing.pixels).resize((columns, rows), Image.Resampling.BILINEAR)
+        found = sample.image_seg.permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(found[inside], np.asarray(scaled).reshape(-1, 3))
+        assert (found[~inside] == PADDING).all()
+        assert (sample.mask[0].numpy()[~inside] == 0).all()
+        # The upper right of the drawing's middle, see draw().
+        assert sample.mask[0].numpy()[rows * 3 // 8, columns * 3 // 4] == 1
+        assert sample.mask[0].numpy().sum() == pytest.approx(rows * columns / 8, rel=0.06)
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 80), (120, 90)])

@@ -1,7 +1,9 @@
-"""Training, validation and test never share an image."""
+"""Training, validation and test never share an image; what is held out shares no patient either."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,106 @@ def test_two_names_of_one_image_are_one_image(tmp_path: Path) -> None:
     both = [record(2, "x.png", "train", str(tmp_path)), record(3, "y.png", "test", str(tmp_path))]
     with pytest.raises(DataError, match=r"^a.csv:3: .*y.png"):
         split_records(both, 0.1, 0)
+
+
+def grouped(sizes: Sequence[int], root: str = "/data") -> list[Record]:
+    """Three rows for each image; group g has ``sizes[g]`` images."""
+    found = rows(sum(sizes), root=root)
+    names = [f"p{g}" for g, size in enumerate(sizes) for _ in range(3 * size)]
+    return [replace(record, group=name) for record, name in zip(found, names, strict=True)]
+
+
+def group_names(records: list[Record]) -> set[str]:
+    return {record.group for record in records}
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=15),
+    fraction=st.floats(0.01, 0.9),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_patient_is_never_on_both_sides(sizes: list[int], fraction: float, seed: int) -> None:
+    splits = split_records(grouped(sizes), fraction, seed)
+    assert group_names(splits.train).isdisjoint(group_names(splits.val))
+    assert group_names(splits.train + splits.val) == {f"p{g}" for g in range(len(sizes))}
+    assert splits.train
+    assert splits.val
+    assert splits.held_out
+    assert splits.shared_groups == []
+    images = sum(sizes)
+    # Half a group from the share at most, except where all groups but one are held out, or one is
+    # and that is already too many.
+    share, largest = max(1, round(fraction * images)), max(sizes)
+    held_out = len(names(splits.val))
+    assert held_out >= min(share - largest / 2, images - largest)
+    assert held_out <= max(share + largest / 2, min(sizes))
+
+
+def test_the_choice_of_patients_depends_on_nothing_but_seed_and_names() -> None:
+    sizes = [1, 2, 3] * 10
+    chosen = group_names(split_records(grouped(sizes), 0.25, seed=1).val)
+    assert 1 < len(chosen) < 30
+    assert group_names(split_records(grouped(sizes)[::-1], 0.25, seed=1).val) == chosen
+    assert (
+        group_names(split_records(grouped(sizes, root="/elsewhere/x"), 0.25, seed=1).val) == chosen
+    )
+    assert group_names(split_records(grouped(sizes), 0.25, seed=2).val) != chosen
+
+
+def test_the_choice_is_the_same_on_every_machine() -> None:
+    assert names(split_records(rows(20), 0.2, seed=0).val) == {
+        f"train{n}.png" for n in (9, 12, 13, 17)
+    }
+    assert group_names(split_records(grouped([2] * 10), 0.2, seed=0).val) == {"p6", "p8"}
+
+
+def test_rows_of_one_image_and_images_of_one_patient_stay_together() -> None:
+    # The first image joins patients a and b, the last row of b has lost its patient.
+    chain = [
+        replace(record(2, "0.png", "train"), group="a"),
+        replace(record(3, "1.png", "train"), group="b"),
+        replace(record(4, "0.png", "train"), group="b"),
+        replace(record(5, "2.png", "train"), group="b"),
+        record(6, "2.png", "train"),
+    ]
+    others = [record(line, f"{line}.png", "train") for line in range(7, 17)]
+    together = {"0.png", "1.png", "2.png"}
+    held_out = set()
+    for seed in range(30):
+        for order in (1, -1):
+            splits = split_records([*chain, *others][::order], 0.25, seed)
+            found = names(splits.val) & together
+            assert found in (set(), together)
+            held_out.add(bool(found))
+        assert names(splits.val).isdisjoint(names(splits.train))
+    assert held_out == {True, False}
+
+
+def test_one_patient_alone_is_not_held_out() -> None:
+    records = grouped([5])
+    assert split_records(records, 0.5, 0) == Splits(records, [], [], held_out=False)
+
+
+def test_of_large_patients_the_smallest_is_held_out() -> None:
+    assert group_names(split_records(grouped([30, 20, 40]), 0.01, 0).val) == {"p1"}
+
+
+@pytest.mark.parametrize("train", ["train", ""])
+def test_a_patient_in_two_labelled_splits_is_reported_and_left_there(train: str) -> None:
+    records = [
+        replace(record(2, "a.png", train), group="p1"),
+        replace(record(3, "b.png", "test"), group="p1"),
+        replace(record(4, "c.png", "val"), group="p2"),
+        replace(record(5, "d.png", "test"), group="p2"),
+        replace(record(6, "e.png", "test"), group="p1"),
+        replace(record(7, "f.png", train), group="p3"),
+        record(8, "g.png", train),
+        record(9, "h.png", "test"),
+    ]
+    splits = split_records(records, 0.1, 0)
+    assert [len(split) for split in (splits.train, splits.val, splits.test)] == [3, 1, 4]
+    assert splits.shared_groups == [
+        "patient or study 'p1' is in several splits: train (a.csv:2), test (a.csv:3)",
+        "patient or study 'p2' is in several splits: val (a.csv:4), test (a.csv:5)",
+    ]
