@@ -1,38 +1,35 @@
-"""The two file layouts in which LLaVA weights exist, and how each becomes a transformers model.
+"""The file layouts in which LLaVA weights exist, and the transformers model that each describes.
 
 ``llava_mistral``
-    The original LLaVA-Med v1.5: Mistral's names, ``mm_projector``, and the CLIP tower inside the
-    shards under ``vision_tower.vision_tower``. Its config.json describes only the language model,
-    so the vision tower's and projector's sizes are read from the shapes of the stored tensors.
+    The original LLaVA-Med v1.5. Its config.json describes only the language model, so the vision
+    tower's sizes are read from the shapes of the stored tensors.
 ``llava``
-    What transformers writes; loaded with its own configuration.
+    What transformers writes, in any version: comes with a configuration of the whole model.
+
+Each may be one file or shards with an index, safetensors or PyTorch's ``.bin``. Names of tensors
+are those of :mod:`prs_med.model.llava_names`, whatever the configuration says.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlavaConfig, MistralConfig
 
 from prs_med.model.errors import CheckpointError
+from prs_med.model.llava_clip import clip_config_of, read_clip_tower
+from prs_med.model.llava_hub import local_folder, read_json
+from prs_med.model.llava_names import PROJECTOR, VISION
+from prs_med.model.llava_preprocessing import CLIP_MEAN, CLIP_STD, read_preparation
+from prs_med.model.llava_weights import stored_tensors
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-CLIP_HEAD_WIDTH = 64
-"""Every CLIP vision tower of OpenAI has heads of 64 channels; the stored tensors do not tell."""
+__all__ = ["CLIP_MEAN", "CLIP_STD", "LlavaLayout", "read_layout"]
 
-_VISION = "model.vision_tower.vision_tower.vision_model."
-_ORIGINAL_TO_TRANSFORMERS = {
-    r"^model\.vision_tower\.vision_tower\.vision_model\.": "model.vision_tower.",
-    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
-    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
-    r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
-}
+_LANGUAGE_MODELS = ("mistral", "llama")
 
 
 @dataclass(frozen=True)
@@ -41,115 +38,92 @@ class LlavaLayout:
 
     folder: Path
     config: LlavaConfig
-    key_mapping: dict[str, str] | None
-    """Regular expressions from stored names to transformers' names; None where they agree."""
     pad_to_square: bool
     """Pad images with the mean colour (True) or crop their centre, as the config says."""
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    vision_folder: Path | None = None
+    """A CLIP model whose vision tower takes the place of the one in ``folder``."""
 
 
-def read_layout(path_or_id: str) -> LlavaLayout:
+def read_layout(path_or_id: str, vision_tower: str | None = None) -> LlavaLayout:
     """Find out what ``path_or_id`` (a folder, or a model on the Hugging Face hub) holds.
 
+    Args:
+        vision_tower: a CLIP model to take the vision tower from, folder or hub id; by default it
+            is the one among the weights.
+
     Raises:
-        CheckpointError: if there is no such folder or model, or it is neither layout.
+        CheckpointError: if there is no such folder or model, it is neither layout, or there is no
+            vision tower.
     """
-    folder = _local_folder(path_or_id)
-    raw = _read_json(folder / "config.json")
+    folder = local_folder(path_or_id, "--vlm_path")
+    raw = read_json(folder / "config.json")
     model_type = raw.get("model_type")
-    if model_type == "llava_mistral":
-        return LlavaLayout(
-            folder=folder,
-            config=_config_from_original(folder, raw),
-            key_mapping=_ORIGINAL_TO_TRANSFORMERS,
-            pad_to_square=raw.get("image_aspect_ratio") == "pad",
-            image_mean=CLIP_MEAN,
-            image_std=CLIP_STD,
-        )
-    if model_type == "llava":
-        mean, std = _image_statistics(folder)
-        return LlavaLayout(
-            folder=folder,
-            config=LlavaConfig.from_dict(raw),
-            key_mapping=None,
-            pad_to_square=raw.get("image_aspect_ratio") == "pad",
-            image_mean=mean,
-            image_std=std,
-        )
-    raise CheckpointError(
-        f"{folder / 'config.json'}: model_type is {model_type!r}; --vlm_path needs a LLaVA-Med "
-        "model of type 'llava_mistral' (original) or 'llava' (transformers)"
-    )
-
-
-def _local_folder(path_or_id: str) -> Path:
-    folder = Path(path_or_id)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or path_or_id.startswith(".") or path_or_id.count("/") != 1:
-        raise CheckpointError(f"--vlm_path {path_or_id}: no such folder, and not a hub id")
-    try:
-        return Path(
-            snapshot_download(
-                path_or_id, allow_patterns=["*.json", "*.safetensors", "tokenizer.model"]
-            )
-        )
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if model_type not in ("llava_mistral", "llava"):
         raise CheckpointError(
-            f"--vlm_path {path_or_id}: no such folder, and not to be had from the hub ({reason})"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+            f"{folder / 'config.json'}: model_type is {model_type!r}; --vlm_path needs a LLaVA-Med "
+            "model of type 'llava_mistral' (original) or 'llava' (transformers)"
+        )
+    if raw.get("quantization_config"):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: these weights are quantised already; take those in full "
+            "precision, with --load_4bit or --load_8bit"
+        )
+    shapes = {name: tuple(stored.value.shape) for name, stored in stored_tensors(folder).items()}
+    if vision_tower is None and not any(name.startswith(VISION) for name in shapes):
+        usual = raw.get("mm_vision_tower") or "openai/clip-vit-large-patch14-336"
+        raise CheckpointError(
+            f"{folder}: no CLIP tower among the weights; name one: --vision_tower {usual}"
+        )
+    tower = None if vision_tower is None else read_clip_tower(vision_tower)
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; a model folder needs it") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return loaded
-
-
-def _image_statistics(folder: Path) -> tuple[Any, Any]:
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return CLIP_MEAN, CLIP_STD
-    processor = _read_json(path)
-    return tuple(processor.get("image_mean", CLIP_MEAN)), tuple(
-        processor.get("image_std", CLIP_STD)
+        if model_type == "llava":
+            config = _config_from_transformers(folder, raw)
+            if tower:
+                config.vision_config = tower.config
+        else:
+            vision = tower.config if tower else clip_config_of(shapes, str(folder))
+            config = _config_from_original(folder, raw, vision)
+    except (TypeError, KeyError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / 'config.json'}: describes no LLaVA model ({reason})"
+        ) from None
+    if tower:
+        _refuse_other_width(f"--vision_tower {vision_tower}", folder, config, shapes)
+    prepared = read_preparation(
+        folder, raw, tower.folder if tower else None, config.vision_config.image_size
+    )
+    return LlavaLayout(
+        folder=folder,
+        config=config,
+        pad_to_square=prepared.pad_to_square,
+        image_mean=prepared.mean,
+        image_std=prepared.std,
+        vision_folder=tower.folder if tower else None,
     )
 
 
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors in a folder's safetensors files, without reading them.
-
-    Raises:
-        CheckpointError: if there are none, one is corrupt, or one named by the index is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
-        files = [folder / name for name in names]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder}: holds no *.safetensors weights")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safe_open(str(file), framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  (safe_open is not a mapping)
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({error})") from None
-    return shapes
+def _config_from_transformers(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
+    file = folder / "config.json"
+    if "text_config" not in raw:
+        raise CheckpointError(
+            f"{file}: has no text_config; an original LLaVA checkpoint is of type 'llava_mistral'"
+        )
+    config = LlavaConfig.from_dict(raw)
+    for name, kinds in (("text", _LANGUAGE_MODELS), ("vision", ("clip_vision_model",))):
+        kind = getattr(config, f"{name}_config").model_type
+        if kind not in kinds:
+            raise CheckpointError(
+                f"{file}: {name}_config is of model_type {kind!r}; supported: {', '.join(kinds)}"
+            )
+    return config
 
 
-def _config_from_original(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
+def _config_from_original(
+    folder: Path, raw: Mapping[str, Any], vision: CLIPVisionConfig
+) -> LlavaConfig:
     if raw.get("mm_projector_type") != "mlp2x_gelu":
         raise CheckpointError(
             f"{folder / 'config.json'}: mm_projector_type is {raw.get('mm_projector_type')!r}; "
@@ -160,7 +134,7 @@ def _config_from_original(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
         **{k: v for k, v in raw.items() if k in text_names | {"rope_theta"} and k != "model_type"}
     )
     return LlavaConfig(
-        vision_config=_clip_config(folder, stored_shapes(folder)),
+        vision_config=vision,
         text_config=text,
         vision_feature_layer=raw.get("mm_vision_select_layer", -2),
         vision_feature_select_strategy=(
@@ -171,27 +145,14 @@ def _config_from_original(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
     )
 
 
-def _clip_config(folder: Path, shapes: dict[str, tuple[int, ...]]) -> CLIPVisionConfig:
-    try:
-        width, _, patch, _ = shapes[f"{_VISION}embeddings.patch_embedding.weight"]
-        positions = shapes[f"{_VISION}embeddings.position_embedding.weight"][0]
-        hidden = shapes[f"{_VISION}encoder.layers.0.mlp.fc1.weight"][0]
-    except KeyError as error:
+def _refuse_other_width(
+    tower: str, folder: Path, config: LlavaConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    projector = shapes.get(f"{PROJECTOR}linear_1.weight")
+    layers = config.vision_feature_layer
+    width = config.vision_config.hidden_size * (len(layers) if isinstance(layers, list) else 1)
+    if projector and projector[-1] != width:
         raise CheckpointError(
-            f"{folder}: no CLIP tower among the weights ({error.args[0]} is missing)"
-        ) from None
-    layers = {
-        name.removeprefix(f"{_VISION}encoder.layers.").split(".")[0]
-        for name in shapes
-        if name.startswith(f"{_VISION}encoder.layers.")
-    }
-    return CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=hidden,
-        num_hidden_layers=len(layers),
-        num_attention_heads=max(1, width // CLIP_HEAD_WIDTH),
-        image_size=patch * round((positions - 1) ** 0.5),
-        patch_size=patch,
-        hidden_act="quick_gelu",
-        projection_dim=width,
-    )
+            f"{tower}: its features have {width} channels, but the projector of {folder} takes "
+            f"{projector[-1]}; name the CLIP model that it was trained with"
+        )

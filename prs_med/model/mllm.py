@@ -5,126 +5,30 @@ Shapes: B samples, T tokens, D hidden width, V vocabulary, N supervised tokens o
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    LlamaTokenizer,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModel, LlavaForConditionalGeneration
 
 from prs_med.batch import IMAGE_TOKEN
 from prs_med.config import ModelSettings, SettingError
-from prs_med.model.errors import CheckpointError
 from prs_med.model.llava_layouts import LlavaLayout
+from prs_med.model.llava_loading import load_llava
+from prs_med.model.llava_tokenizer import load_tokenizer
 from prs_med.model.normalise import normalise
 
-_PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_KEEP_UNQUANTISED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-
-
-def load_llava(layout: LlavaLayout, settings: ModelSettings) -> LlavaForConditionalGeneration:
-    """Load the base model, quantised if asked for, with every parameter frozen.
-
-    Raises:
-        CheckpointError: if weights are missing or left over; all of them are listed.
-        SettingError: if the attention kernels asked for cannot run here.
-    """
-    options: dict[str, Any] = {"quantization_config": _quantisation(settings)}
-    if options["quantization_config"] is not None:
-        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        options["device_map"] = {"": device}
-    model, report = LlavaForConditionalGeneration.from_pretrained(
-        str(layout.folder),
-        config=layout.config,
-        key_mapping=layout.key_mapping,
-        dtype=_PRECISION[settings.precision],
-        attn_implementation=choose_attention(settings),
-        output_loading_info=True,
-        # Reported, and refused below together with all else that does not fit.
-        ignore_mismatched_sizes=True,
-        local_files_only=True,
-        use_safetensors=True,
-        **options,
-    )
-    _refuse_incomplete(layout, report)
-    model.requires_grad_(False)
-    return model
-
-
-def _quantisation(settings: ModelSettings) -> BitsAndBytesConfig | None:
-    if settings.load_4bit:
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=_PRECISION[settings.precision],
-            # ZeRO-3 partitions only floating-point storage.
-            bnb_4bit_quant_storage=_PRECISION[settings.precision],
-            llm_int8_skip_modules=_KEEP_UNQUANTISED,
-        )
-    if settings.load_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_KEEP_UNQUANTISED)
-    return None
-
-
-def _refuse_incomplete(layout: LlavaLayout, report: dict[str, Any]) -> None:
-    problems = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(report["unexpected_keys"]),
-        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
-    }
-    found = [f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
-    if found:
-        raise CheckpointError(f"{layout.folder}: weights do not fit the model; " + "; ".join(found))
-
-
-def choose_attention(settings: ModelSettings) -> str:
-    """Name of transformers' attention implementation for ``--attention``.
-
-    Raises:
-        SettingError: if flash-attn is asked for where it cannot run.
-    """
-    reason = _why_not_flash(settings)
-    if settings.attention == "flash" and reason:
-        raise SettingError(f"--attention flash: {reason}; use --attention auto or sdpa")
-    return "flash_attention_2" if settings.attention != "sdpa" and not reason else "sdpa"
-
-
-def _why_not_flash(settings: ModelSettings) -> str:
-    if importlib.util.find_spec("flash_attn") is None:
-        return "flash-attn is not installed (pip install 'prs-med[flash]')"
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 8:
-        return "flash-attn needs a CUDA device of compute capability 8.0 or newer"
-    if settings.precision != "bf16":
-        return "flash-attn computes in bf16, not with --precision fp32"
-    return ""
-
-
-def load_tokenizer(layout: LlavaLayout) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside the weights (tokenizer.json, or tokenizer.model alone).
-
-    Raises:
-        CheckpointError: if the folder holds no usable tokenizer.
-    """
-    # By name where SentencePiece's model is there: AutoTokenizer goes by the model type, and for
-    # 'mistral' it builds one that puts no space in front of a text, which changes the first token.
-    kind = LlamaTokenizer if (layout.folder / "tokenizer.model").is_file() else AutoTokenizer
-    try:
-        tokenizer = kind.from_pretrained(str(layout.folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{layout.folder}: no usable tokenizer ({error})") from error
-    if tokenizer.eos_token_id is None:
-        raise CheckpointError(f"{layout.folder}: the tokenizer has no end-of-sequence token")
-    return tokenizer
+__all__ = [
+    "Mllm",
+    "add_lora",
+    "build_mllm",
+    "flops_per_token",
+    "load_llava",
+    "load_tokenizer",
+    "make_trainable",
+]
 
 
 def add_lora(model: LlavaForConditionalGeneration, settings: ModelSettings) -> PeftModel:
@@ -243,6 +147,17 @@ class Mllm(nn.Module):
             use_cache=True,
         )
 
+    def use_one_precision(self) -> Mllm:
+        """Bring all weights to the precision of the LM head, as DeepSpeed does in training.
+
+        Not ``to(dtype)``: that would also round the rotary frequencies, which stay fp32 there.
+        """
+        dtype = self.llava.lm_head.weight.dtype
+        for parameter in self.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+        return self
+
     @property
     def hidden_size(self) -> int:
         """D."""
@@ -250,8 +165,8 @@ class Mllm(nn.Module):
 
 
 def flops_per_token(layout: LlavaLayout, settings: ModelSettings) -> float:
-    """FLOPs to train on one token: 4·N with frozen base weights (2·N forward and 2·N for the
-    gradients of activations), 6·N if the weights get gradients too.
+    """FLOPs to train on one token: 2·N for the forward pass, 2·N for the gradients of activations
+    unless the whole language model is frozen, 2·N for those of its weights if they are trained.
 
     N counts the weights of the language model's layers. Embeddings, LM head, attention scores,
     CLIP tower and segmentation side are left out, so a utilisation computed from this is a lower
@@ -260,12 +175,20 @@ def flops_per_token(layout: LlavaLayout, settings: ModelSettings) -> float:
     with torch.device("meta"):
         layers = AutoModel.from_config(layout.config.text_config).layers
     weights = sum(parameter.numel() for parameter in layers.parameters())
+    if settings.freeze_mllm:
+        return 2.0 * weights
     return (4.0 if settings.finetune == "lora" else 6.0) * weights
 
 
 def build_mllm(layout: LlavaLayout, settings: ModelSettings) -> Mllm:
     """Load the base model and make the parts trainable that the settings name."""
-    llava = load_llava(layout, settings)
+    return make_trainable(load_llava(layout, settings), layout, settings)
+
+
+def make_trainable(
+    llava: LlavaForConditionalGeneration, layout: LlavaLayout, settings: ModelSettings
+) -> Mllm:
+    """Add LoRA to a frozen model, or unfreeze its weights, as the settings say."""
     if settings.gradient_checkpointing:
         llava.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.finetune == "lora":

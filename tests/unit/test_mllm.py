@@ -15,9 +15,10 @@ from transformers import CLIPVisionModel, MistralForCausalLM
 from prs_med.batch import IMAGE_TOKEN
 from prs_med.config import ModelSettings, SettingError
 from prs_med.model.errors import CheckpointError
-from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD, read_layout, stored_shapes
+from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD, read_layout
+from prs_med.model.llava_weights import stored_tensors
 from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_llava, load_tokenizer
-from prs_med.model.tiny_checkpoints import TinyLlavaSize, write_llava_med
+from prs_med.model.tiny_llava import TinyLlavaSize, write_llava_med
 
 FP32 = {"precision": "fp32"}
 
@@ -171,6 +172,9 @@ def test_lora_touches_the_language_model_only(small) -> None:
     assert trained
     assert all(".language_model." in name and "lora_" in name for name in trained)
     assert len(trained) == 2 * 4 * 2  # layers x targets x (A, B)
+    # Plain PEFT finds the base model by it.
+    config = mllm.model.peft_config["default"]
+    assert config.base_model_name_or_path == str(small.llava_med)
 
 
 def test_projector_is_trained_when_asked(small) -> None:
@@ -273,7 +277,7 @@ def test_as_many_tensors_as_the_published_model_has(tmp_path: Path) -> None:
     """LLaVA-Med v1.5 has 32 language and 24 vision layers, 686 tensors in its shards."""
     deep = TinyLlavaSize(width=32, layers=32, feed_forward=32, vision_width=64, vision_layers=24)
     write_llava_med(tmp_path, ["Where is the tumor?", "Top left."], seed=0, size=deep)
-    assert len(stored_shapes(tmp_path)) == 686
+    assert len(stored_tensors(tmp_path)) == 686
     mllm = build_mllm(read_layout(str(tmp_path)), ModelSettings())
     assert len(mllm.llava.model.language_model.layers) == 32
     assert len(mllm.llava.model.vision_tower.encoder.layers) == 24
