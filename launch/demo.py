@@ -24,7 +24,8 @@ quieten()
 import torch  # noqa: E402
 
 from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
-from prs_med.model.tiny_checkpoints import write_llava_med, write_tinysam  # noqa: E402
+from prs_med.model.tiny_encoders import write_tinysam  # noqa: E402
+from prs_med.model.tiny_llava import write_llava_med  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"train": 960, "val": 60, "test": 100}
@@ -36,7 +37,8 @@ TRAINING = {
     "image_size": IMAGE_SIZE,
     "epochs": 5,
     "learning_rate": 3e-3,
-    "segmentation_learning_rate": 5e-4,
+    "encoder_learning_rate": 5e-4,
+    "decoder_learning_rate": 5e-4,
     "warmup_ratio": 0.05,
     "lora_rank": 16,
     "lora_alpha": 32,

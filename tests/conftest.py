@@ -16,7 +16,8 @@ from prs_med.quiet import quieten
 quieten()
 
 from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
-from prs_med.model.tiny_checkpoints import write_llava_med, write_tinysam  # noqa: E402
+from prs_med.model.tiny_encoders import write_tinysam  # noqa: E402
+from prs_med.model.tiny_llava import write_llava_med  # noqa: E402
 
 
 @dataclass(frozen=True)

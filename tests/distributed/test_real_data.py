@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from prs_med.model.tiny_checkpoints import write_llava_med, write_tinysam
+from prs_med.model.tiny_encoders import write_tinysam
+from prs_med.model.tiny_llava import write_llava_med
 from tests.distributed.launcher import ROOT, launch
 
 pytestmark = pytest.mark.distributed

@@ -1,55 +1,85 @@
-"""Which segmentation encoders there are.
+"""Segmentation encoders by the name of their family.
 
-An encoder is a module from (B, 3, S, S) float32, normalised, to (B, 256, h, w) features, with the
-attributes ``pixel_mean`` and ``pixel_std`` (three numbers each, for pixels in 0..1). A new one is
-a file in this package and an entry here.
+The module ``prs_med.model.encoders.NAME`` defines ``FAMILY``; NAME stands in
+:data:`prs_med.config.ENCODERS` with its input sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from prs_med.model.encoders.tinysam import load_tinysam, tinysam_from_state
+from prs_med.config import ENCODERS
+from prs_med.model.encoders.family import EncoderFamily
+from prs_med.model.encoders.files import load_strictly, read_state_dict
+from prs_med.model.errors import CheckpointError
 
 
-@dataclass(frozen=True)
-class EncoderFamily:
-    """How encoders of one family are made."""
+def encoder_family(encoder_type: str) -> EncoderFamily:
+    """The family of that name.
 
-    load: Callable[[Path], nn.Module]
-    """From the file that the family is published as."""
-    from_state: Callable[[Mapping[str, Tensor], str], nn.Module]
-    """From the encoder's own state dict (and a name for it in errors)."""
-
-
-ENCODERS = {"tinysam": EncoderFamily(load_tinysam, tinysam_from_state)}
+    Raises:
+        ValueError: if it is none of :data:`prs_med.config.ENCODERS`.
+    """
+    if encoder_type not in ENCODERS:
+        raise ValueError(f"--encoder_type {encoder_type}: must be one of {', '.join(ENCODERS)}")
+    module = importlib.import_module(f"prs_med.model.encoders.{encoder_type}")
+    found: EncoderFamily = module.FAMILY
+    return found
 
 
 def load_encoder(encoder_type: str, path: str) -> nn.Module:
     """The encoder in a published file.
 
     Raises:
-        ValueError: if there is no such family.
-        CheckpointError: if the file cannot be read or does not fit the family.
+        CheckpointError: if the file cannot be read, is of another family, or does not fit.
     """
-    return _family(encoder_type).load(Path(path))
+    return encoder_from_published(encoder_type, read_state_dict(Path(path)), path)
+
+
+def encoder_from_published(encoder_type: str, whole: Mapping[str, Tensor], where: str) -> nn.Module:
+    """The encoder among the tensors of a published file, which are named as in it.
+
+    Raises:
+        CheckpointError: if they are of another family, or do not fit.
+    """
+    family = encoder_family(encoder_type)
+    if not family.recognises(whole):
+        raise CheckpointError(_not_recognised(encoder_type, whole, where))
+    return build_encoder(encoder_type, family.encoder_state(whole, where), where)
 
 
 def build_encoder(encoder_type: str, state: Mapping[str, Tensor], where: str) -> nn.Module:
-    """The encoder with the weights of ``state``, which comes from ``where``.
+    """The encoder with exactly the weights of ``state``, its own state dict, from ``where``.
 
     Raises:
-        ValueError: if there is no such family.
         CheckpointError: if the weights do not fit the family.
     """
-    return _family(encoder_type).from_state(state, where)
+    family = encoder_family(encoder_type)
+    try:
+        encoder = family.build(state)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{where}: no encoder of type {family.title}, {error.args[0]} is missing"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    load_strictly(encoder, state, where)
+    return encoder
 
 
-def _family(encoder_type: str) -> EncoderFamily:
-    if encoder_type not in ENCODERS:
-        raise ValueError(f"--encoder_type {encoder_type}: must be one of {', '.join(ENCODERS)}")
-    return ENCODERS[encoder_type]
+def _not_recognised(encoder_type: str, whole: Mapping[str, Tensor], where: str) -> str:
+    wanted = f"not a file of {encoder_family(encoder_type).title}"
+    for name in ENCODERS:
+        family = encoder_family(name)
+        if family.recognises(whole):
+            return (
+                f"{where}: {wanted} (--encoder_type {encoder_type}) but of {family.title}: "
+                f"use --encoder_type {name}"
+            )
+    return f"{where}: {wanted} nor of any other known encoder; it holds " + ", ".join(
+        [*list(whole)[:3], "..."]
+    )

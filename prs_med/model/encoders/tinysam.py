@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from prs_med.model.encoders.files import load_strictly, read_state_dict
+from prs_med.model.encoders.family import EncoderFamily
+from prs_med.model.encoders.files import part_of
 from prs_med.model.encoders.tinyvit import TinyVit, config_from_state_dict
-from prs_med.model.errors import CheckpointError
 
 PREFIX = "image_encoder."
-UNUSED = ("norm_head.", "head.")
-"""The classifier that TinyViT was pre-trained with; nothing in SAM uses it."""
+UNUSED = (
+    # The classifier that TinyViT was pre-trained with; nothing in SAM uses it.
+    f"{PREFIX}norm_head.",
+    f"{PREFIX}head.",
+    # SAM's own prompts and masks; PRS-Med has others.
+    "prompt_encoder.",
+    "mask_decoder.",
+)
 
 
-def load_tinysam(path: Path) -> TinyVit:
-    """The image encoder of a TinySAM file.
-
-    Raises:
-        CheckpointError: if the file cannot be read, is of another family, or does not fit.
-    """
-    whole = read_state_dict(path)
-    state = {
-        name.removeprefix(PREFIX): value
-        for name, value in whole.items()
-        if name.startswith(PREFIX) and not name.removeprefix(PREFIX).startswith(UNUSED)
-    }
-    if "patch_embed.seq.0.c.weight" not in state:
-        raise CheckpointError(
-            f"{path}: not a TinySAM file, it has no {PREFIX}patch_embed.seq.0.c.weight; "
-            f"it holds {', '.join(list(whole)[:3])}, ..."
-        )
-    return tinysam_from_state(state, str(path))
+def _recognises(whole: Mapping[str, Tensor]) -> bool:
+    return f"{PREFIX}patch_embed.seq.0.c.weight" in whole
 
 
-def tinysam_from_state(state: Mapping[str, Tensor], where: str) -> TinyVit:
-    """The encoder with exactly the weights of ``state``; ``where`` names their file in errors."""
-    try:
-        encoder = TinyVit(config_from_state_dict(state))
-    except (KeyError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{where}: not a TinySAM encoder, {error} is missing") from None
-    load_strictly(encoder, state, where)
-    return encoder
+def _encoder_state(whole: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    return part_of(whole, PREFIX, UNUSED, where)
+
+
+def _build(state: Mapping[str, Tensor]) -> nn.Module:
+    return TinyVit(config_from_state_dict(state))
+
+
+def _to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{PREFIX}{name}": value for name, value in state.items()}
+
+
+FAMILY = EncoderFamily("TinySAM (TinyViT)", _recognises, _encoder_state, _build, _to_published)

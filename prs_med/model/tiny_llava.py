@@ -1,4 +1,5 @@
-"""Small random checkpoints in the exact file layouts of the published ones, for demo and tests.
+"""Small random LLaVA-Med checkpoints in the exact file layout of the published one, for demo and
+tests.
 
 Published weights cannot be shipped with the code; these let every loading path run anyway.
 """
@@ -17,8 +18,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
-
-from prs_med.model.encoders.tinyvit import TinyVit, TinyVitConfig
 
 
 @dataclass(frozen=True)
@@ -201,49 +200,3 @@ def _write_shards(folder: Path, state: dict[str, Tensor]) -> None:
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
     )
-
-
-SMALL_TINYVIT = TinyVitConfig(
-    embed_dims=(16, 32, 64, 128),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 2, 4, 4),
-    window_sizes=(7, 7, 7, 7),
-)
-
-
-def write_tinysam(path: Path, seed: int, config: TinyVitConfig = SMALL_TINYVIT) -> None:
-    """Write a random encoder as ``tinysam_42.3.pth`` holds it: a plain state dict of the whole SAM
-    with ``image_encoder.*`` (unused classifier head included) among other parts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = TinyVit(config)
-        _settle_statistics(encoder)
-        last = config.embed_dims[-1]
-        state = {f"image_encoder.{name}": value for name, value in encoder.state_dict().items()}
-        state |= {
-            "image_encoder.norm_head.weight": torch.ones(last),
-            "image_encoder.norm_head.bias": torch.zeros(last),
-            "image_encoder.head.weight": torch.zeros(1000, last),
-            "image_encoder.head.bias": torch.zeros(1000),
-            "prompt_encoder.not_a_point_embed.weight": torch.zeros(1, 256),
-            "mask_decoder.iou_token.weight": torch.zeros(1, 256),
-        }
-    torch.save(state, path)
-
-
-@torch.no_grad()
-def _settle_statistics(encoder: TinyVit) -> None:
-    """Give the normalisation layers the statistics that random images have in this network.
-
-    A published encoder brings such statistics. Without them the signal of a random network fades
-    from layer to layer, and nothing can be learnt from its output.
-    """
-    coarse = torch.rand(16, 3, 12, 12)
-    images = torch.nn.functional.interpolate(coarse, size=(96, 96), mode="bicubic")
-    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum, norm.training = 1.0, True
-    encoder((images - 0.45) / 0.225)
-    for norm in norms:
-        norm.momentum, norm.training = 0.1, False
