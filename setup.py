@@ -32,6 +32,7 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.8",
         "sentencepiece>=0.2.1",
+        "tokenizers>=0.22",
         "torch>=2.13",
         "tqdm>=4.67",
         "transformers>=5.23,<6",
@@ -51,6 +52,7 @@ setup(
             "tensorboard>=2.20",
             "types-PyYAML",
             "types-tqdm",
+            "uv>=0.13",
         ],
     },
 )

@@ -14,69 +14,38 @@ from prs_med.quiet import quieten
 
 quieten()
 
-import torch  # noqa: E402
-
-from prs_med.config import EvaluationSettings, SettingError, Settings  # noqa: E402
-from prs_med.data.loading import annotation_paths  # noqa: E402
-from prs_med.data.records import DataError, Record  # noqa: E402
-from prs_med.data.sources import read_annotations  # noqa: E402
-from prs_med.data.split import split_records  # noqa: E402
+from prs_med.config import EvaluationSettings, SettingError  # noqa: E402
+from prs_med.data.records import DataError  # noqa: E402
+from prs_med.evaluate.answering import Answerer  # noqa: E402
 from prs_med.evaluate.evaluation import (  # noqa: E402
-    Evaluator,
     Result,
+    evaluate,
     source_path,
     summarise,
     table,
 )
 from prs_med.evaluate.picture_sheet import write_picture_sheet  # noqa: E402
-from prs_med.inputs import image_sizes, prompt_encoder  # noqa: E402
+from prs_med.evaluate.questions import records_of_split  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
-from prs_med.model.mllm import load_tokenizer  # noqa: E402
-from prs_med.model.trained_weights import load_trained  # noqa: E402
 from prs_med.settings_io import parse_settings  # noqa: E402
 
 
 def main() -> int:
     """Evaluate and return the exit status: 0 done, 2 a mistake in settings, data or weights."""
     try:
-        evaluate(parse_settings(EvaluationSettings, sys.argv[1:], __doc__ or ""))
+        run(parse_settings(EvaluationSettings, sys.argv[1:], __doc__ or ""))
     except (SettingError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def evaluate(settings: EvaluationSettings) -> None:
+def run(settings: EvaluationSettings) -> None:
     """Answer every question of the split, score the answers and write the results."""
     settings.require("checkpoint", "data_root")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_trained(Path(settings.checkpoint), settings.vlm_path)
-    records = _records(settings, model.settings)
-    model.mllm.to(device)
-    model.segmentation.to(device)
-    tokenizer = load_tokenizer(model.layout)
-    evaluator = Evaluator(
-        model,
-        tokenizer,
-        prompt_encoder(tokenizer, model.layout, model.settings),
-        image_sizes(model.layout, model.settings.image_size),
-        settings.max_new_tokens,
-        device,
-    )
-    results = evaluator.evaluate(records, settings.batch_size)
-    _write(settings, results)
-
-
-def _records(settings: EvaluationSettings, trained_with: Settings) -> list[Record]:
-    annotations = read_annotations(
-        Path(settings.data_root), annotation_paths(settings.ann_paths), "error"
-    )
-    # Held-out images are held out again as in training, by the same seed and share.
-    splits = split_records(annotations.records, trained_with.val_fraction, trained_with.seed)
-    records = {"train": splits.train, "val": splits.val, "test": splits.test}[settings.split]
-    if not records:
-        raise DataError(f"--split {settings.split}: no row of {settings.data_root} is labelled so")
-    return records
+    answerer = Answerer.load(settings)
+    records = records_of_split(settings, answerer.settings)
+    _write(settings, evaluate(answerer, records, settings.batch_size))
 
 
 def _write(settings: EvaluationSettings, results: list[Result]) -> None:

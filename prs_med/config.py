@@ -79,13 +79,48 @@ class CheckedSettings:
                 raise SettingError(f"--{name} is required: {spec.metadata['help']}")
 
 
+@dataclass(frozen=True)
+class EncoderInput:
+    """Which input sizes a family of segmentation encoders takes, in pixels."""
+
+    native: int
+    """Side that the published weights were trained at."""
+    multiple: int
+    """Every side is a multiple of it."""
+
+
+ENCODERS = {
+    "tinysam": EncoderInput(native=1024, multiple=16),
+    "sam": EncoderInput(native=1024, multiple=16),
+    "sam_med2d": EncoderInput(native=256, multiple=32),
+    "sam2": EncoderInput(native=1024, multiple=32),
+}
+"""Families of segmentation encoders; each is a module of ``prs_med.model.encoders``."""
+
+COMPILED_REGIONS = ("encoder", "decoder", "language_model")
+
+
+def names_in(text: str) -> list[str]:
+    """The parts of a comma-separated setting."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 @dataclass(kw_only=True)
 class DataSettings(CheckedSettings):
     """Data: where images, masks, questions and answers are read"""
 
     data_root: str = _setting("", "Folder that all paths in the CSV files are relative to")
     ann_paths: str | None = _setting(
-        None, "Comma-separated CSV files (default: every CSV in DATA_ROOT/annotations)"
+        None,
+        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
+    )
+    tasks: str | None = _setting(
+        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
+    )
+    group_column: str | None = _setting(
+        None,
+        "Column that names the patient or study; images of one are held out together "
+        "(default: a column such as patient_id, else the file names of known datasets)",
     )
     on_bad_rows: Literal["error", "skip"] = _setting(
         "error", "A row that cannot be used: stop with file and line, or skip, count and list it"
@@ -124,15 +159,36 @@ class ModelSettings(CheckedSettings):
     vlm_path: str = _setting(
         "", "LLaVA-Med weights: a folder or hub id, original (llava_mistral) or transformers layout"
     )
+    vision_tower: str | None = _setting(
+        None,
+        "CLIP tower from a folder or hub id, such as openai/clip-vit-large-patch14-336 "
+        "(default: the one among VLM_PATH's weights)",
+    )
     sam_ckpt: str = _setting(
         "", "Weights of the segmentation encoder, for example tinysam_42.3.pth"
     )
-    encoder_type: Literal["tinysam"] = _setting("tinysam", "Family of the segmentation encoder")
+    init_from: str | None = _setting(
+        None,
+        "Folder with trained weights to go on from, such as an imported released checkpoint: "
+        "adapter, segmentation side and modalities are taken from it, SAM_CKPT is not needed",
+    )
+    encoder_type: str = _setting(
+        "tinysam",
+        f"Family of the segmentation encoder: {', '.join(ENCODERS)}",
+        lambda v: v in ENCODERS,
+        ", ".join(ENCODERS),
+    )
     image_size: int = _setting(
-        1024,
-        "Side in pixels of the segmentation encoder's input and of the training masks",
-        lambda v: v >= 64 and v % 16 == 0,
-        "a multiple of 16, at least 64",
+        0,
+        "Side in pixels of the segmentation encoder's input and of the training masks "
+        "(0: what the encoder was trained at, 1024, or 256 for sam_med2d)",
+        _not_negative,
+        "0, or at least 64",
+    )
+    image_fit: Literal["stretch", "pad"] = _setting(
+        "stretch",
+        "How an image becomes square for the segmentation encoder: stretched, as the released "
+        "models were trained, or scaled as a whole and padded",
     )
     load_4bit: bool = _setting(
         False, "Keep the frozen language model in 4 bits (nf4, double quant)"
@@ -162,6 +218,10 @@ class ModelSettings(CheckedSettings):
     )
     train_projector: bool = _setting(False, "Also train the projector from CLIP to language model")
     freeze_encoder: bool = _setting(False, "Do not train the segmentation encoder")
+    freeze_decoder: bool = _setting(False, "Do not train the mask decoder")
+    freeze_mllm: bool = _setting(
+        False, "Do not train the language model or its LoRA: the segmentation side alone learns"
+    )
     decoder_dropout: float = _setting(
         0.1, "Dropout in the mask decoder's transformer layer", _fraction, "0 <= value < 1"
     )
@@ -173,7 +233,29 @@ class ModelSettings(CheckedSettings):
     gradient_checkpointing: bool = _setting(
         False, "Recompute the language model's activations in the backward pass to save memory"
     )
-    compile_model: bool = _setting(False, "torch.compile the segmentation encoder and mask decoder")
+    compile_model: bool = _setting(False, "Compile COMPILE_REGIONS with torch.compile")
+    compile_regions: str = _setting(
+        "encoder,decoder",
+        f"Comma-separated parts that --compile_model compiles: {', '.join(COMPILED_REGIONS)} "
+        "(the last one layer by layer)",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.image_size = self.image_size or ENCODERS[self.encoder_type].native
+        multiple = ENCODERS[self.encoder_type].multiple
+        if self.image_size < 64 or self.image_size % multiple:
+            raise SettingError(
+                f"--image_size {self.image_size}: --encoder_type {self.encoder_type} takes "
+                f"multiples of {multiple}, at least 64"
+            )
+        if not names_in(self.lora_targets):
+            raise SettingError("--lora_targets is empty: name at least one layer, such as q_proj")
+        for region in names_in(self.compile_regions):
+            if region not in COMPILED_REGIONS:
+                raise SettingError(
+                    f"--compile_regions {region}: allowed are {', '.join(COMPILED_REGIONS)}"
+                )
 
 
 @dataclass(kw_only=True)
@@ -212,12 +294,21 @@ class OptimSettings(CheckedSettings):
         "a positive number",
     )
     learning_rate: float = _setting(
-        1e-4, "Peak learning rate of AdamW", _positive, "a positive number"
+        1e-4,
+        "Peak learning rate of AdamW: of LoRA, and of what has no rate of its own below",
+        _positive,
+        "a positive number",
     )
-    segmentation_learning_rate: float | None = _setting(
+    encoder_learning_rate: float | None = _setting(
         None,
-        "Peak learning rate of the segmentation side (default: LEARNING_RATE)",
-        lambda v: v is None or v > 0,
+        "Peak learning rate of the segmentation encoder (default: LEARNING_RATE)",
+        _positive,
+        "a positive number",
+    )
+    decoder_learning_rate: float | None = _setting(
+        None,
+        "Peak learning rate of mask decoder and modality head (default: LEARNING_RATE)",
+        _positive,
         "a positive number",
     )
     weight_decay: float = _setting(
@@ -234,6 +325,13 @@ class OptimSettings(CheckedSettings):
         "Clip the norm of all gradients, both engines together (0: never)",
         _not_negative,
         "0 or more",
+    )
+    ema_decay: float = _setting(
+        0.0,
+        "Validate and keep a moving average of the trained weights, of which each step keeps this "
+        "share, such as 0.999 (0: the weights themselves)",
+        _fraction,
+        "0 <= value < 1",
     )
     max_bad_steps: int = _setting(
         10,
@@ -271,29 +369,129 @@ class Settings(DataSettings, ModelSettings, LossSettings, OptimSettings, RunSett
                 "--finetune full cannot train quantised weights: "
                 "drop --load_4bit/--load_8bit, or use --finetune lora"
             )
-        if not [name for name in self.lora_targets.split(",") if name.strip()]:
-            raise SettingError("--lora_targets is empty: name at least one layer, such as q_proj")
+        if self.freeze_mllm and (self.finetune == "full" or self.train_projector):
+            raise SettingError(
+                "--freeze_mllm contradicts --finetune full and --train_projector: drop one of them"
+            )
+
+
+STRUCTURE = (
+    *("vlm_path", "vision_tower", "encoder_type", "image_size", "image_fit"),
+    *("finetune", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "train_projector"),
+    *("prompt_template", "prompt_tokens"),
+)
+"""Settings that belong to trained weights: with ``--init_from`` they start from its values."""
 
 
 @dataclass(kw_only=True)
-class EvaluationSettings(CheckedSettings):
-    """Evaluation: which model answers which questions"""
+class UsedModelSettings(CheckedSettings):
+    """Model: which trained weights, and how they answer"""
 
     checkpoint: str = _setting("", "Folder with trained weights, such as runs/prs-med/best")
-    data_root: str = _setting("", "Folder that all paths in the CSV files are relative to")
-    ann_paths: str | None = _setting(
-        None, "Comma-separated CSV files (default: every CSV in DATA_ROOT/annotations)"
-    )
-    split: Literal["train", "val", "test"] = _setting("test", "Rows to evaluate")
     vlm_path: str | None = _setting(
         None, "Base model, if it has moved since training (default: where it was then)"
     )
-    output_dir: str = _setting(
-        "runs/evaluation", "Folder for metrics, per-sample results, pictures"
+    vision_tower: str | None = _setting(
+        None, "Its CLIP tower, if training took one from elsewhere and that has moved"
     )
     batch_size: int = _setting(8, "Questions answered at once", _positive, "a positive number")
     max_new_tokens: int = _setting(64, "Longest answer in tokens", _positive, "a positive number")
+    temperature: float = _setting(
+        0.0,
+        "0: always the likeliest token; else tokens are drawn, the higher the more varied",
+        _not_negative,
+        "0 or more",
+    )
+    top_p: float = _setting(
+        1.0,
+        "Draw only from the likeliest tokens that together have this probability",
+        lambda v: 0 < v <= 1,
+        "0 < value <= 1",
+    )
+    seed: int = _setting(0, "Seed of drawn tokens and of drawn samples", _not_negative, "0 or more")
+
+
+@dataclass(kw_only=True)
+class EvaluationSettings(UsedModelSettings):
+    """Evaluation: which model answers which questions"""
+
+    data_root: str = _setting("", "Folder that all paths in the CSV files are relative to")
+    ann_paths: str | None = _setting(
+        None,
+        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
+    )
+    tasks: str | None = _setting(
+        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
+    )
+    split: Literal["train", "val", "test"] = _setting("test", "Rows to evaluate")
+    output_dir: str = _setting(
+        "runs/evaluation", "Folder for metrics, per-sample results, pictures"
+    )
     pictures: int = _setting(12, "Samples shown on the picture sheet", _not_negative, "0 or more")
+
+
+@dataclass(kw_only=True)
+class InferenceSettings(UsedModelSettings):
+    """Inference: which questions about which images"""
+
+    image: str | None = _setting(None, "One image file; needs --question")
+    question: str | None = _setting(None, "The question about --image")
+    data_root: str | None = _setting(
+        None, "Instead of one image: folder that all paths in the CSV files are relative to"
+    )
+    ann_paths: str | None = _setting(
+        None,
+        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
+    )
+    tasks: str | None = _setting(
+        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
+    )
+    split: Literal["train", "val", "test"] = _setting("test", "Rows to answer, by their split")
+    num_samples: int = _setting(
+        0, "Answer this many rows, drawn by SEED (0: all)", _not_negative, "0 or more"
+    )
+    output_dir: str = _setting(
+        "runs/inference", "New folder for masks, triplets of pictures and results.csv"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.image) == bool(self.data_root):
+            raise SettingError("give either --image with --question, or --data_root")
+        if self.image and not self.question:
+            raise SettingError("--question is required: what is asked about --image")
+
+
+@dataclass(kw_only=True)
+class ImportSettings(CheckedSettings):
+    """Import: a released PRS-Med checkpoint becomes a folder with trained weights"""
+
+    released: str = _setting(
+        "", "Folder with lora_adapter/, tokenizer/, image_encoder.pth, mask_decoder.pth and cls.pth"
+    )
+    vlm_path: str = _setting("", "LLaVA-Med weights that it was trained on: a folder or hub id")
+    vision_tower: str | None = _setting(
+        None, "CLIP tower from a folder or hub id (default: the one among VLM_PATH's weights)"
+    )
+    output_dir: str = _setting("", "New folder for the trained weights")
+    modalities: str | None = _setting(
+        None,
+        "Comma-separated names of the modality head's classes in order (default: the six of the "
+        "released training code)",
+    )
+
+
+@dataclass(kw_only=True)
+class ExportSettings(CheckedSettings):
+    """Export: a folder with trained weights becomes a released PRS-Med checkpoint"""
+
+    checkpoint: str = _setting("", "Folder with trained weights, such as runs/prs-med/best")
+    output_dir: str = _setting("", "New folder for the released layout")
+    sam_ckpt: str | None = _setting(
+        None,
+        "Published file of the segmentation encoder, whose unused parts the released layout holds "
+        "too (default: the one trained from)",
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

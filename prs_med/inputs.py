@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.config import DataSettings
+from prs_med.config import DataSettings, ModelSettings
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.samples import ImageSizes
 from prs_med.model.llava_layouts import LlavaLayout
@@ -22,12 +22,13 @@ def prompt_encoder(
     )
 
 
-def image_sizes(layout: LlavaLayout, image_size: int) -> ImageSizes:
-    """How images are prepared for this base model and a segmentation input of ``image_size``."""
+def image_sizes(layout: LlavaLayout, settings: ModelSettings) -> ImageSizes:
+    """How images are prepared for this base model and the segmentation encoder."""
     red, green, blue = (int(255 * value) for value in layout.image_mean)
     return ImageSizes(
         vlm=layout.config.vision_config.image_size,
-        seg=image_size,
+        seg=settings.image_size,
         pad_to_square=layout.pad_to_square,
         pad_colour=(red, green, blue),
+        image_fit=settings.image_fit,
     )

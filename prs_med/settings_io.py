@@ -1,6 +1,7 @@
 """Settings from the command line and YAML, and back.
 
-Precedence, lowest first: defaults, ``--preset``, ``--config file.yaml``, the command line.
+Precedence, lowest first: defaults, what ``--init_from`` was trained with, ``--preset``,
+``--config file.yaml``, the command line.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import yaml
 
 from prs_med.config import (
     PRESETS,
+    STRUCTURE,
     CheckedSettings,
     DataSettings,
     LossSettings,
@@ -26,6 +28,7 @@ from prs_med.config import (
     Settings,
     without_none,
 )
+from prs_med.old_spellings import modernise
 
 _TRAINING_GROUPS = (DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings)
 
@@ -48,13 +51,28 @@ def parse_training_settings(argv: Sequence[str], description: str) -> Settings:
     # DeepSpeed's launcher adds it; the environment says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     _add_groups(parser, _TRAINING_GROUPS)
-    given = vars(parser.parse_args(list(argv)))
+    given = vars(parser.parse_args(_modern(argv, _TRAINING_GROUPS)))
     given.pop("local_rank", None)
-    from_file = _read_yaml(Path(given.pop("config"))) if "config" in given else {}
+    from_file = _read_yaml(Path(given.pop("config")), "--config") if "config" in given else {}
     preset = given.pop("preset", from_file.pop("preset", "released"))
     if preset not in PRESETS:
         raise SettingError(f"--preset {preset}: allowed are {', '.join(PRESETS)}")
-    return Settings(**{**PRESETS[preset], **from_file, **_typed(given, Settings)})
+    chosen = {**PRESETS[preset], **from_file, **_typed(given, Settings)}
+    return Settings(**{**_structure_of(chosen.get("init_from")), **chosen})
+
+
+def _structure_of(init_from: str | None) -> dict[str, Any]:
+    """The settings that belong to the weights in ``init_from``."""
+    if not init_from:
+        return {}
+    file = Path(init_from) / "settings.yaml"
+    if not file.is_file():
+        raise SettingError(
+            f"--init_from {init_from}: holds no settings.yaml; a folder with trained weights does "
+            "(launch/export.py import-released makes one of a released checkpoint)"
+        )
+    trained_with = _read_yaml(file, "--init_from")
+    return {name: trained_with[name] for name in STRUCTURE if name in trained_with}
 
 
 def parse_settings(cls: type[S], argv: Sequence[str], description: str) -> S:
@@ -65,7 +83,7 @@ def parse_settings(cls: type[S], argv: Sequence[str], description: str) -> S:
     """
     parser = _parser(description)
     _add_groups(parser, (cls,))
-    return cls(**_typed(vars(parser.parse_args(list(argv))), cls))
+    return cls(**_typed(vars(parser.parse_args(_modern(argv, (cls,)))), cls))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,6 +100,11 @@ def _parser(description: str) -> _Parser:
         ),
         allow_abbrev=False,
     )
+
+
+def _modern(argv: Sequence[str], groups: Sequence[type[CheckedSettings]]) -> list[str]:
+    known = {spec.name for group in groups for spec in dataclasses.fields(group)}
+    return modernise(argv, known)
 
 
 def _add_groups(parser: argparse.ArgumentParser, groups: Sequence[type[CheckedSettings]]) -> None:
@@ -128,18 +151,18 @@ def _convert(name: str, text: str, hint: Any) -> Any:
     return text
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, option: str) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise SettingError(f"--config {path}: {reason}") from None
+        raise SettingError(f"{option} {path}: {reason}") from None
     if not isinstance(loaded, dict):
-        raise SettingError(f"--config {path}: expected 'name: value' lines")
+        raise SettingError(f"{option} {path}: expected 'name: value' lines")
     known = {spec.name for spec in dataclasses.fields(Settings)} | {"preset"}
     unknown = sorted(set(loaded) - known)
     if unknown:
-        raise SettingError(f"--config {path}: unknown setting {unknown[0]!r} (see --help)")
+        raise SettingError(f"{option} {path}: unknown setting {unknown[0]!r} (see --help)")
     hints = typing.get_type_hints(Settings)
     # YAML reads 1e-4 as text: its numbers need a decimal point before the exponent.
     return {
@@ -157,4 +180,4 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 def load_settings(path: Path) -> Settings:
     """Read settings that :func:`save_settings` wrote."""
-    return Settings(**_read_yaml(path))
+    return Settings(**_read_yaml(path, "settings in"))

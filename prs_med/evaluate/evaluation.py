@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.position import position_of
-from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
-from prs_med.data.samples import ImageSizes, prepare_images
-from prs_med.evaluate.generate import predict
+from prs_med.evaluate.answering import Answer, Answerer
 from prs_med.evaluate.position import parse_position
-from prs_med.model.trained_weights import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -46,62 +40,34 @@ class Result:
         return None if self.true_zone is None else self.answered_zone == self.true_zone
 
 
-class Evaluator:
-    """Answers questions in batches."""
+def evaluate(answerer: Answerer, records: Sequence[Record], batch_size: int) -> list[Result]:
+    """Results of all records, in their order.
 
-    def __init__(
-        self,
-        model: TrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: PromptEncoder,
-        sizes: ImageSizes,
-        max_new_tokens: int,
-        device: torch.device,
-    ) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._prompts = prompts
-        self._sizes = sizes
-        self._max_new_tokens = max_new_tokens
-        self._device = device
-
-    def evaluate(self, records: Sequence[Record], batch_size: int) -> list[Result]:
-        """Results of all records, in their order.
-
-        Raises:
-            DataError: naming the row whose image or mask cannot be used.
-        """
-        results: list[Result] = []
-        with tqdm(total=len(records), desc="evaluating", unit="question") as bar:
-            for start in range(0, len(records), batch_size):
-                batch = records[start : start + batch_size]
-                results.extend(self._answer(batch))
-                bar.update(len(batch))
-        return results
-
-    def _answer(self, records: Sequence[Record]) -> Iterator[Result]:
-        pairs = [_read_pair(record) for record in records]
-        prepared = [prepare_images(image, self._sizes) for image, _ in pairs]
-        predictions = predict(
-            self._model.mllm,
-            self._model.segmentation,
-            [self._prompts.prompt(record.question) for record in records],
-            torch.stack([pair[0] for pair in prepared]).to(self._device),
-            torch.stack([pair[1] for pair in prepared]).to(self._device),
-            pad_token=self._tokenizer.pad_token_id or 0,
-            end_token=self._tokenizer.eos_token_id,
-            max_new_tokens=self._max_new_tokens,
-        )
-        for row, record in enumerate(records):
-            answer = self._tokenizer.decode(
-                list(predictions.answers[row]), skip_special_tokens=True
-            ).strip()
-            logits = predictions.mask_logits[row : row + 1]
-            yield _score(record, pairs[row][1], logits, answer)
+    Raises:
+        DataError: naming the row whose image or mask cannot be used.
+    """
+    results: list[Result] = []
+    with tqdm(total=len(records), desc="evaluating", unit="question") as bar:
+        for start in range(0, len(records), batch_size):
+            batch = records[start : start + batch_size]
+            pairs = [read_pair(record) for record in batch]
+            answers = answerer.answer(
+                [image for image, _ in pairs], [record.question for record in batch]
+            )
+            results += [
+                _score(record, truth, answer)
+                for record, (_, truth), answer in zip(batch, pairs, answers, strict=True)
+            ]
+            bar.update(len(batch))
+    return results
 
 
-def _read_pair(record: Record) -> tuple[Image.Image, np.ndarray]:
-    """The image, and its mask as (H, W) bool."""
+def read_pair(record: Record) -> tuple[Image.Image, np.ndarray]:
+    """The image, and its mask as (H, W) bool.
+
+    Raises:
+        DataError: naming the row, if one of them cannot be used.
+    """
     try:
         image, mask = load_image(record.image_path), load_mask(record.mask_path)
     except DataError as error:
@@ -110,19 +76,18 @@ def _read_pair(record: Record) -> tuple[Image.Image, np.ndarray]:
     return image, mask.astype(bool)
 
 
-def _score(record: Record, truth: np.ndarray, logits: torch.Tensor, answer: str) -> Result:
-    in_source_size = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=False)
-    predicted = (in_source_size[0, 0] > 0).cpu().numpy()
+def _score(record: Record, truth: np.ndarray, answer: Answer) -> Result:
+    predicted = answer.mask
     both = int((predicted & truth).sum())
     sizes = int(predicted.sum()) + int(truth.sum())
     return Result(
         record=record,
-        answer=answer,
+        answer=answer.text,
         mask=predicted,
         dice=2 * both / sizes if sizes else 1.0,
         iou=both / (sizes - both) if sizes else 1.0,
         true_zone=_true_zone(record, truth),
-        answered_zone=parse_position(answer).zone,
+        answered_zone=parse_position(answer.text).zone,
     )
 
 

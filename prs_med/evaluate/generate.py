@@ -13,6 +13,19 @@ from prs_med.model.segmentation import SegmentationBranch
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the tokens of an answer are chosen."""
+
+    max_new_tokens: int
+    """Answers that have not ended by then are cut."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; else logits are divided by it and a token is drawn."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What the model says about B questions."""
 
@@ -32,16 +45,17 @@ def predict(
     *,
     pad_token: int,
     end_token: int,
-    max_new_tokens: int,
+    sampling: Sampling,
+    generator: torch.Generator,
 ) -> Predictions:
-    """One prefill gives the mask; greedy decoding goes on from its cache and gives the answer.
+    """One prefill gives the mask; decoding goes on from its cache and gives the answer.
 
     Args:
         prompts: token ids of image and question, as :class:`prs_med.data.prompt.PromptEncoder`
             makes them.
         image_vlm: (B, 3, V, V) uint8.
         image_seg: (B, 3, S, S) uint8.
-        max_new_tokens: answers that have not ended by then are cut.
+        generator: source of randomness where tokens are drawn, on the images' device.
     """
     device = image_vlm.device
     input_ids, mask = _pad_left(prompts, pad_token, device)
@@ -50,7 +64,7 @@ def predict(
     height, width = image_seg.shape[-2:]
     mask_logits, _ = segmentation(image_seg, hidden, mask, (height, width))
     answers = _decode(
-        mllm, hidden[:, -1:], mask, prefill.past_key_values, end_token, max_new_tokens
+        mllm, hidden[:, -1:], mask, prefill.past_key_values, end_token, sampling, generator
     )
     return Predictions(mask_logits, answers)
 
@@ -68,21 +82,39 @@ def _pad_left(
 
 
 def _decode(
-    mllm: Mllm, last_hidden: Tensor, mask: Tensor, cache: Any, end_token: int, max_new_tokens: int
+    mllm: Mllm,
+    last_hidden: Tensor,
+    mask: Tensor,
+    cache: Any,
+    end_token: int,
+    sampling: Sampling,
+    generator: torch.Generator,
 ) -> list[tuple[int, ...]]:
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     open_rows = set(range(len(mask)))
-    for length in range(1, max_new_tokens + 1):
-        token = mllm.llava.lm_head(last_hidden[:, -1]).argmax(-1, keepdim=True)
+    for length in range(1, sampling.max_new_tokens + 1):
+        token = choose_tokens(mllm.llava.lm_head(last_hidden[:, -1]), sampling, generator)
         for row, value in enumerate(token[:, 0].tolist()):
             if row in open_rows:
                 if value == end_token:
                     open_rows.discard(row)
                 else:
                     answers[row].append(value)
-        if not open_rows or length == max_new_tokens:
+        if not open_rows or length == sampling.max_new_tokens:
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         output = mllm.decode(token, mask, cache)
         last_hidden, cache = output.last_hidden_state, output.past_key_values
     return [tuple(answer) for answer in answers]
+
+
+def choose_tokens(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """The next token of each row, (B, 1) int64, from its (B, V) logits."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    probabilities = (logits.float() / sampling.temperature).softmax(-1)
+    ordered, tokens = probabilities.sort(-1, descending=True)
+    # A token is left out if those before it have enough probability already.
+    kept = ordered.cumsum(-1) - ordered < sampling.top_p
+    drawn = torch.multinomial(ordered * kept, 1, generator=generator)
+    return tokens.gather(-1, drawn)

@@ -35,6 +35,22 @@ def write_picture_sheet(path: Path, results: Sequence[Result]) -> None:
     sheet.save(path)
 
 
+def draw_triplet(image: Image.Image, truth: np.ndarray | None, mask: np.ndarray) -> Image.Image:
+    """Image, true mask and predicted mask side by side in the image's own size.
+
+    ``truth`` and ``mask`` are (H, W) bool; without a truth its place stays grey.
+    """
+    sheet = Image.new("RGB", (3 * image.width + 2 * MARGIN, image.height), "white")
+    middle = (
+        Image.new("RGB", image.size, (238, 238, 238))
+        if truth is None
+        else _overlay(image, truth, TRUTH_COLOUR)
+    )
+    for column, tile in enumerate((image, middle, _overlay(image, mask, PREDICTION_COLOUR))):
+        sheet.paste(tile, (column * (image.width + MARGIN), 0))
+    return sheet
+
+
 def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, result: Result, top: int) -> None:
     image = load_image(result.record.image_path)
     truth = load_mask(result.record.mask_path).astype(bool)

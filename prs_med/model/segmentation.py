@@ -32,9 +32,13 @@ class SegmentationBranch(nn.Module):
         self._frozen_encoder = False
 
     def freeze_encoder(self) -> None:
-        """Train only the mask decoder and the modality head."""
+        """Do not train the encoder, and keep nothing of it for a backward pass."""
         self.image_encoder.requires_grad_(False)
         self._frozen_encoder = True
+
+    def freeze_decoder(self) -> None:
+        """Do not train the mask decoder."""
+        self.mask_decoder.requires_grad_(False)
 
     def forward(
         self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, size: tuple[int, int]

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,8 +32,8 @@ from prs_med.config import SettingError, Settings
 from prs_med.model.encoders.files import load_strictly
 from prs_med.model.encoders.registry import build_encoder
 from prs_med.model.errors import CheckpointError
-from prs_med.model.llava_layouts import LlavaLayout, read_layout, stored_shapes
-from prs_med.model.mllm import Mllm, load_llava
+from prs_med.model.llava_layouts import LlavaLayout, read_layout
+from prs_med.model.mllm import Mllm, build_mllm, load_llava, make_trainable
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import load_settings, save_settings
 
@@ -84,18 +85,21 @@ def save_trained(
     )
     tokenizer.save_pretrained(str(draft / "tokenizer"))
     save_settings(settings, draft / "settings.yaml")
-    (draft / "model.json").write_text(
-        json.dumps(
-            {
-                "format_version": FORMAT_VERSION,
-                "base_model": settings.vlm_path,
-                "modalities": list(modalities),
-                "results": dict(results),
-            },
-            indent=2,
-        )
-    )
+    write_description(draft, settings.vlm_path, modalities, results)
     _replace(draft, folder)
+
+
+def write_description(
+    folder: Path, base_model: str, modalities: tuple[str, ...], results: Mapping[str, Any]
+) -> None:
+    """Write ``model.json`` into ``folder``."""
+    description = {
+        "format_version": FORMAT_VERSION,
+        "base_model": base_model,
+        "modalities": list(modalities),
+        "results": dict(results),
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
 def _replace(draft: Path, folder: Path) -> None:
@@ -107,22 +111,47 @@ def _replace(draft: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_trained(folder: Path, vlm_path: str | None = None) -> TrainedModel:
+@dataclass(frozen=True)
+class TrainedFolder:
+    """Such a folder, its descriptions read and its weights still on disk."""
+
+    folder: Path
+    base_model: str
+    settings: Settings
+    modalities: tuple[str, ...]
+
+
+def open_trained(folder: Path) -> TrainedFolder:
+    """Read what ``folder`` says about itself.
+
+    Raises:
+        CheckpointError: naming the file that is missing, corrupt or of another version.
+    """
+    about = _read_about(folder / "model.json")
+    settings = _read_settings(folder / "settings.yaml")
+    return TrainedFolder(folder, about["base_model"], settings, tuple(about["modalities"]))
+
+
+def load_trained(
+    folder: Path, vlm_path: str | None = None, vision_tower: str | None = None
+) -> TrainedModel:
     """Build the model that ``folder`` holds, ready for evaluation.
 
     Args:
         vlm_path: where the base model lies, if it has moved since training.
+        vision_tower: where the CLIP tower lies, if training took one from elsewhere that has moved.
 
     Raises:
         CheckpointError: naming the file that is missing, corrupt or of another model.
     """
-    about = _read_about(folder / "model.json")
-    settings = _read_settings(folder / "settings.yaml")
-    layout = read_layout(vlm_path or about["base_model"])
-    mllm = _load_mllm(folder, layout, settings)
-    modalities = tuple(about["modalities"])
-    segmentation = _load_segmentation(folder, mllm, settings, len(modalities))
-    return TrainedModel(mllm, segmentation, layout, settings, modalities)
+    trained = open_trained(folder)
+    settings = trained.settings
+    layout = read_layout(vlm_path or trained.base_model, vision_tower or settings.vision_tower)
+    mllm = load_trained_mllm(trained, layout, settings).use_one_precision().eval()
+    segmentation = load_trained_segmentation(
+        trained, mllm.hidden_size, settings.decoder_dropout, trained.modalities
+    ).eval()
+    return TrainedModel(mllm, segmentation, layout, settings, trained.modalities)
 
 
 def _read_about(file: Path) -> dict[str, Any]:
@@ -155,40 +184,63 @@ def _require(file: Path) -> None:
         raise CheckpointError(f"{file}: not found; a folder with trained weights needs it")
 
 
-def _load_mllm(folder: Path, layout: LlavaLayout, settings: Settings) -> Mllm:
+def load_trained_mllm(trained: TrainedFolder, layout: LlavaLayout, settings: Settings) -> Mllm:
+    """The language model with the trained weights of the folder, trainable as ``settings`` say.
+
+    Raises:
+        CheckpointError: if the weights do not fit the base model or the settings.
+    """
     if settings.finetune == "full":
-        _require(folder / "mllm" / "config.json")
-        tuned = read_layout(str(folder / "mllm"))
-        return Mllm(load_llava(tuned, settings), layout).eval()
-    adapter = folder / "adapter"
+        _require(trained.folder / "mllm" / "config.json")
+        tuned = read_layout(str(trained.folder / "mllm"))
+        return make_trainable(load_llava(tuned, settings), layout, settings)
+    adapter = trained.folder / "adapter"
     _require(adapter / "adapter_config.json")
     _require(adapter / "adapter_model.safetensors")
     try:
-        model = PeftModel.from_pretrained(
-            load_llava(layout, settings), str(adapter), autocast_adapter_dtype=False
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split("\n\t")[:2])
-        raise CheckpointError(f"{adapter}: cannot be loaded ({reason})") from error
+        state = load_file(adapter / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{adapter / 'adapter_model.safetensors'}: cannot be read ({error})"
+        ) from None
+    mllm = build_mllm(layout, settings)
+    own = get_peft_model_state_dict(mllm.model)
+    _refuse_different(adapter, own, state)
+    set_peft_model_state_dict(mllm.model, state)
+    return mllm
+
+
+def _refuse_different(
+    adapter: Path, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]
+) -> None:
     # PEFT only warns about these, and leaves what is missing untrained.
-    different = stored_shapes(adapter).keys() ^ get_peft_model_state_dict(model).keys()
+    different = own.keys() ^ stored.keys()
     if different:
         raise CheckpointError(
             f"{adapter}: weights do not fit the model; missing or unexpected: "
             + ", ".join(sorted(different))
         )
-    dtype = model.get_base_model().lm_head.weight.dtype
-    # Not model.to(dtype): it would also round the rotary frequencies, which stay fp32 in training.
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    return Mllm(model, layout).eval()
+    for name, value in stored.items():
+        if own[name].shape != value.shape:
+            raise CheckpointError(
+                f"{adapter}: {name} has the shape {tuple(value.shape)}, the model "
+                f"{tuple(own[name].shape)}; --lora_rank and --vlm_path must be those of the weights"
+            )
 
 
-def _load_segmentation(
-    folder: Path, mllm: Mllm, settings: Settings, modalities: int
+def load_trained_segmentation(
+    trained: TrainedFolder, prompt_dim: int, decoder_dropout: float, modalities: tuple[str, ...]
 ) -> SegmentationBranch:
-    file = folder / "segmentation.safetensors"
+    """The segmentation side with the weights of the folder.
+
+    Args:
+        prompt_dim: width of the language model.
+        modalities: those of the folder first; the head's rows for further ones are new.
+
+    Raises:
+        CheckpointError: if the file cannot be read or does not fit.
+    """
+    file = trained.folder / "segmentation.safetensors"
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -198,10 +250,18 @@ def _load_segmentation(
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
     branch = SegmentationBranch(
-        build_encoder(settings.encoder_type, encoder_state, str(file)),
-        mllm.hidden_size,
-        modalities,
-        settings.decoder_dropout,
+        build_encoder(trained.settings.encoder_type, encoder_state, str(file)),
+        prompt_dim,
+        len(modalities),
+        decoder_dropout,
     )
+    _extend_head(state, branch, len(trained.modalities))
     load_strictly(branch, state, str(file))
-    return branch.eval()
+    return branch
+
+
+def _extend_head(state: dict[str, Tensor], branch: SegmentationBranch, stored: int) -> None:
+    new = branch.state_dict()
+    for name in ("cls.2.weight", "cls.2.bias"):
+        if name in state and len(state[name]) == max(1, stored):
+            state[name] = torch.cat([state[name][:stored], new[name][stored:]])

@@ -13,6 +13,7 @@ from typing import Any
 
 from prs_med.config import SettingError, Settings
 
+_MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
 _MANAGED_ELSEWHERE = {
     "scheduler": "the schedule is set by --warmup_ratio and --min_lr_ratio",
     "fp16": "use --precision bf16 or fp32",
@@ -51,8 +52,10 @@ def load_deepspeed_config(path: Path, settings: Settings, world_size: int) -> di
     return config
 
 
-def segmentation_config(config: dict[str, Any]) -> dict[str, Any]:
+def segmentation_config(config: dict[str, Any], monitors: bool) -> dict[str, Any]:
     """Configuration of the segmentation side's engine, from the language model's.
+
+    ``monitors``: whether this engine carries the monitors, because the other is not trained.
 
     Stage 1, because stage 0 refuses a backward pass that starts in another engine's output and
     a few million fp32 parameters gain nothing from more partitioning.
@@ -68,6 +71,7 @@ def segmentation_config(config: dict[str, Any]) -> dict[str, Any]:
         "gradient_clipping": config["gradient_clipping"],
         "steps_per_print": config["steps_per_print"],
         "zero_optimization": {"stage": 1, **buckets},
+        **({key: config[key] for key in _MONITORS if key in config} if monitors else {}),
     }
 
 

@@ -6,6 +6,8 @@ loss flows backward through both.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from prs_med.model.prs_med import Outputs, forward
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.train.deepspeed_config import segmentation_config
 from prs_med.train.joint_norm import JointNorm
+from prs_med.train.weight_average import WeightAverage
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class StepResult:
     gradient_norm: float
     """Norm over all gradients of both sides, before clipping; infinite for a bad step."""
     mllm_norm: float
-    """The language model's part of it."""
+    """The language model's part of it; 0 if it is not trained."""
     segmentation_norm: float
     """The segmentation side's part of it."""
 
@@ -47,33 +50,47 @@ class Engines:
         config: dict[str, Any],
     ) -> None:
         """``config`` comes from :func:`prs_med.train.deepspeed_config.load_deepspeed_config`."""
-        self._rates = (
-            settings.learning_rate,
-            settings.segmentation_learning_rate or settings.learning_rate,
-        )
-        self.mllm = _initialize(mllm, self._rates[0], settings.weight_decay, config)
+        self._mllm_is_trained = any(p.requires_grad for p in mllm.parameters())
         self.segmentation = _initialize(
-            segmentation, self._rates[1], settings.weight_decay, segmentation_config(config)
+            segmentation,
+            segmentation_groups(segmentation, settings),
+            segmentation_config(config, monitors=not self._mllm_is_trained),
         )
-        self._joint_norm = JointNorm([engine.optimizer for engine in self._both])
-
-    @property
-    def _both(self) -> tuple[Any, Any]:
-        return self.mllm, self.segmentation
+        if self._mllm_is_trained:
+            self.mllm = _initialize(mllm, mllm_groups(mllm, settings), config)
+        else:
+            self.mllm = _without_training(mllm, config, self.device)
+        self._trained = [*([self.mllm] if self._mllm_is_trained else []), self.segmentation]
+        self._joint_norm = JointNorm([engine.optimizer for engine in self._trained])
+        self._average = (
+            WeightAverage([engine.optimizer for engine in self._trained], settings.ema_decay)
+            if settings.ema_decay
+            else None
+        )
 
     @property
     def device(self) -> torch.device:
         """Where batches go."""
-        return torch.device(self.mllm.device)
+        return torch.device(self.segmentation.device)
+
+    @property
+    def monitor(self) -> Any:
+        """DeepSpeed's monitor, as the user's configuration switches it on."""
+        return self._trained[0].monitor
 
     def train(self, mode: bool = True) -> None:
-        """Switch dropout on or off."""
-        for engine in self._both:
-            engine.train(mode)
+        """Switch dropout on or off; a language model that is not trained has none."""
+        self.mllm.train(mode and self._mllm_is_trained)
+        self.segmentation.train(mode)
 
     def forward(self, batch: Batch) -> Outputs:
         """One forward pass; every rank must call it equally often."""
-        return forward(self.mllm, self.segmentation, batch)
+        return forward(self._run_mllm, self.segmentation, batch)
+
+    def _run_mllm(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with nullcontext() if self._mllm_is_trained else torch.no_grad():
+            result: tuple[Tensor, Tensor] = self.mllm(*inputs)
+        return result
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass of a loss that is a mean over this micro-batch, through both sides.
@@ -86,28 +103,68 @@ class Engines:
     def step(self, rate_factor: float) -> StepResult | None:
         """End a micro-batch. The last of an accumulation updates the weights with the peak
         learning rates times ``rate_factor``, and returns what happened; the others give None."""
-        if not self.mllm.is_gradient_accumulation_boundary():
-            for engine in self._both:
+        if not self.segmentation.is_gradient_accumulation_boundary():
+            for engine in self._trained:
                 engine.step()
             return None
-        norms = self._joint_norm.update()
-        for engine, rate in zip(self._both, self._rates, strict=True):
+        joint, *own = self._joint_norm.update()
+        for engine in self._trained:
             for group in engine.optimizer.param_groups:
-                group["lr"] = rate * rate_factor
+                group["lr"] = group["peak_rate"] * rate_factor
             engine.step()
-        applied = [engine.was_step_applied() for engine in self._both]
-        assert applied[0] == applied[1], "the engines disagree about a step"
-        return StepResult(applied[0], *norms)
+        applied = {engine.was_step_applied() for engine in self._trained}
+        assert len(applied) == 1, "the engines disagree about a step"
+        if self._average and applied == {True}:
+            self._average.update()
+        return StepResult(applied.pop(), joint, own[0] if self._mllm_is_trained else 0.0, own[-1])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within this context the weights are their moving average, if one is kept (EMA)."""
+        return self._average.applied() if self._average else nullcontext()
 
 
-def _initialize(module: nn.Module, rate: float, weight_decay: float, config: dict[str, Any]) -> Any:
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+def mllm_groups(mllm: Mllm, settings: Settings) -> list[dict[str, Any]]:
+    """Parameter groups of the language model."""
+    return _groups(mllm.parameters(), settings.learning_rate, settings)
+
+
+def segmentation_groups(branch: SegmentationBranch, settings: Settings) -> list[dict[str, Any]]:
+    """Parameter groups of the segmentation side: the encoder, and what stands behind it."""
+    encoder = {id(p) for p in branch.image_encoder.parameters()}
+    behind = [p for p in branch.parameters() if id(p) not in encoder]
+    return [
+        *_groups(
+            branch.image_encoder.parameters(),
+            settings.encoder_learning_rate or settings.learning_rate,
+            settings,
+        ),
+        *_groups(behind, settings.decoder_learning_rate or settings.learning_rate, settings),
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate)
+
+
+def _groups(
+    parameters: Iterable[nn.Parameter], rate: float, settings: Settings
+) -> list[dict[str, Any]]:
+    trained = [p for p in parameters if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
+    return [
+        {"params": members, "weight_decay": decay, "lr": rate, "peak_rate": rate}
+        for members, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
+        if members
+    ]
+
+
+def _initialize(module: nn.Module, groups: list[dict[str, Any]], config: dict[str, Any]) -> Any:
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=config, dist_init_required=False
+        model=module, optimizer=torch.optim.AdamW(groups), config=config, dist_init_required=False
     )
     return engine
+
+
+def _without_training(mllm: Mllm, config: dict[str, Any], device: torch.device) -> Any:
+    """The language model for forward passes only: partitioned under ZeRO-3, else as it is."""
+    if config["zero_optimization"]["stage"] == 3:
+        engine, *_ = deepspeed.initialize(model=mllm, config=config, dist_init_required=False)
+        return engine
+    return mllm.use_one_precision().to(device)

@@ -11,7 +11,7 @@ from prs_med.model.mllm import Mllm
 from prs_med.model.trained_weights import save_trained
 from prs_med.train.distributed import barrier
 from prs_med.train.engines import Engines
-from prs_med.train.gather import all_weights, trained_weights, unpartitioned_state
+from prs_med.train.gather import adapter_weights, all_weights, unpartitioned_state
 
 
 class KeptWeights:
@@ -49,7 +49,7 @@ class KeptWeights:
         return self._save_dir / "final"
 
     def _save(self, name: str, results: dict[str, float]) -> None:
-        gather = trained_weights if self._settings.finetune == "lora" else all_weights
+        gather = adapter_weights if self._settings.finetune == "lora" else all_weights
         mllm_weights = gather(self._engines.mllm, self._writes)
         segmentation_state = unpartitioned_state(self._engines.segmentation, self._writes)
         if self._writes:

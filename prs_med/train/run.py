@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.config import SettingError, Settings
+from prs_med.config import SettingError, Settings, names_in
 from prs_med.data.collate import Collator
 from prs_med.data.loading import (
     evaluation_loader,
@@ -26,10 +26,16 @@ from prs_med.data.records import DataError
 from prs_med.data.samples import SampleDataset
 from prs_med.data.split import Splits, split_records
 from prs_med.inputs import image_sizes, prompt_encoder
+from prs_med.model.compiled import compile_regions
 from prs_med.model.encoders.registry import load_encoder
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
+from prs_med.model.trained_weights import (
+    load_trained_mllm,
+    load_trained_segmentation,
+    open_trained,
+)
 from prs_med.settings_io import save_settings
 from prs_med.train import distributed
 from prs_med.train.deepspeed_config import load_deepspeed_config
@@ -59,7 +65,9 @@ def run(settings: Settings) -> None:
     Raises:
         SettingError, DataError, CheckpointError: with a message for the user.
     """
-    settings.require("data_root", "vlm_path", "sam_ckpt", "deepspeed")
+    settings.require("data_root", "vlm_path", "deepspeed")
+    if not settings.init_from:
+        settings.require("sam_ckpt")
     rank = distributed.start()
     say = _speaker(rank)
     config = load_deepspeed_config(Path(settings.deepspeed), settings, rank.world)
@@ -83,10 +91,12 @@ def run(settings: Settings) -> None:
             f"no row is labelled val: {settings.val_fraction:.0%} of the training images are held "
             "out for validation (--val_fraction)"
         )
+    elif not parts.splits.val:
+        say("no validation: no row is labelled val, and nothing is held out")
     # Ranks differ in dropout only: weights were made alike above.
     torch.manual_seed(settings.seed * 1_000_003 + rank.index)
     engines = Engines(parts.mllm, parts.segmentation, settings, config)
-    metrics = MetricsLog(save_dir / "metrics.jsonl", engines.mllm.monitor, rank.index == 0)
+    metrics = MetricsLog(save_dir / "metrics.jsonl", engines.monitor, rank.index == 0)
     try:
         _train(settings, rank, parts, engines, metrics, save_dir, say)
     finally:
@@ -102,7 +112,7 @@ def _train(
     save_dir: Path,
     say: Callable[[str], None],
 ) -> None:
-    sizes = image_sizes(parts.layout, settings.image_size)
+    sizes = image_sizes(parts.layout, settings)
     prompts = parts.prompts
     collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
     train_set = SampleDataset(parts.splits.train, prompts, sizes, parts.modalities)
@@ -132,8 +142,9 @@ def _train(
         loader = evaluation_loader(
             val_set, collator, settings, micro_batch=settings.batch_size, rank=rank
         )
-        scores = validate(engines, loader, settings)
-        kept.offer(step, scores)
+        with engines.averaged():
+            scores = validate(engines, loader, settings)
+            kept.offer(step, scores)
         return scores
 
     last_scores = train(
@@ -145,29 +156,45 @@ def _train(
         flops_per_token=flops_per_token(parts.layout, settings),
         hooks=LoopHooks(validate=score, log=metrics.write, say=say),
     )
-    final = kept.finish(last_scores)
+    with engines.averaged():
+        final = kept.finish(last_scores)
     say(f"trained weights: {final}" + (" and best" if parts.splits.val else ""))
 
 
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
-    layout = read_layout(settings.vlm_path)
+    layout = read_layout(settings.vlm_path, settings.vision_tower)
     tokenizer = load_tokenizer(layout)
     prompts = prompt_encoder(tokenizer, layout, settings)
     splits = _read_splits(settings, prompts, rank, save_dir, say)
     modalities = modality_vocabulary(splits.train)
-    mllm = build_mllm(layout, settings)
-    segmentation = SegmentationBranch(
-        load_encoder(settings.encoder_type, settings.sam_ckpt),
-        mllm.hidden_size,
-        len(modalities),
-        settings.decoder_dropout,
-    )
+    if settings.init_from:
+        trained = open_trained(Path(settings.init_from))
+        modalities = (*trained.modalities, *(m for m in modalities if m not in trained.modalities))
+        mllm = load_trained_mllm(trained, layout, settings)
+        segmentation = load_trained_segmentation(
+            trained, mllm.hidden_size, settings.decoder_dropout, modalities
+        )
+    else:
+        mllm = build_mllm(layout, settings)
+        segmentation = SegmentationBranch(
+            load_encoder(settings.encoder_type, settings.sam_ckpt),
+            mllm.hidden_size,
+            len(modalities),
+            settings.decoder_dropout,
+        )
+    _freeze(settings, mllm, segmentation)
+    if settings.compile_model:
+        compile_regions(mllm, segmentation, names_in(settings.compile_regions))
+    return _Parts(layout, tokenizer, prompts, splits, modalities, mllm, segmentation)
+
+
+def _freeze(settings: Settings, mllm: Mllm, segmentation: SegmentationBranch) -> None:
+    if settings.freeze_mllm:
+        mllm.requires_grad_(False)
     if settings.freeze_encoder:
         segmentation.freeze_encoder()
-    if settings.compile_model:
-        segmentation.image_encoder.compile()
-        segmentation.mask_decoder.compile()
-    return _Parts(layout, tokenizer, prompts, splits, modalities, mllm, segmentation)
+    if settings.freeze_decoder:
+        segmentation.freeze_decoder()
 
 
 def _read_splits(
@@ -191,13 +218,22 @@ def _read_splits(
             more = len(verified.bad_rows) - 1
             raise DataError(verified.bad_rows[0] + (f" (and {more} more rows)" if more else ""))
         records, bad_rows = verified.records, bad_rows + verified.bad_rows
-    if bad_rows:
-        say(f"skipped {len(bad_rows)} bad rows, listed in {save_dir / 'bad_rows.txt'}")
-        if rank.index == 0:
-            (save_dir / "bad_rows.txt").write_text("\n".join(bad_rows) + "\n", encoding="utf-8")
     splits = split_records(records, settings.val_fraction, settings.seed)
     if not splits.train:
         raise DataError(f"--data_root {settings.data_root}: no row belongs to the train split")
+    listings = {
+        "bad_rows.txt": ("skipped {} bad rows", bad_rows),
+        "repaired_rows.txt": ("repaired unquoted commas in {} rows", annotations.repaired_rows),
+        "shared_groups.txt": (
+            "{} patients or studies are in several splits, as labelled",
+            splits.shared_groups,
+        ),
+    }
+    for name, (message, lines) in listings.items():
+        if lines:
+            say(f"{message.format(len(lines))}, listed in {save_dir / name}")
+            if rank.index == 0:
+                (save_dir / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return splits
 
 

@@ -34,7 +34,7 @@ def launch(program: list[str], processes: int, timeout: int = 300) -> subprocess
         pytest.skip(f"needs {processes} GPUs, or a machine without any")
     command = [
         *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
-        *("--num_gpus", str(processes), "--master_port", str(_free_port())),
+        *("--num_gpus", str(processes), "--master_port", str(free_port())),
         *program,
     ]
     return subprocess.run(
@@ -48,7 +48,7 @@ def launch(program: list[str], processes: int, timeout: int = 300) -> subprocess
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

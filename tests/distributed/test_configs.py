@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from prs_med.config import ModelSettings
+from prs_med.model.encoders.registry import load_encoder
 from prs_med.model.llava_layouts import read_layout
 from prs_med.model.mllm import load_llava
+from prs_med.model.tiny_encoders import write_sam, write_sam2, write_sam_med2d
 from prs_med.model.trained_weights import load_trained
 from tests.distributed.launcher import ROOT, Job, run_jobs
 
 pytestmark = pytest.mark.distributed
 
+ENCODER_WRITERS = {"sam": write_sam, "sam_med2d": write_sam_med2d, "sam2": write_sam2}
 CONFIGS = sorted(path.stem for path in (ROOT / "ds_configs").glob("*.json"))
 
 
@@ -43,6 +46,12 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "partitioned.json").write_text(json.dumps(partitioned))
     full = [*common, "--deepspeed", str(root / "partitioned.json"), "--finetune", "full"]
     jobs += [Job(root / "zero2_8bit", eight), Job(root / "zero3_full", full)]
+    for family, write in ENCODER_WRITERS.items():
+        write(root / f"{family}.pth", seed=0)
+        weights = ["--encoder_type", family, "--sam_ckpt", str(root / f"{family}.pth")]
+        shape = ["--image_fit", "pad", "--image_size", "96"]
+        zero2 = ["--deepspeed", "ds_configs/zero2.json"]
+        jobs.append(Job(root / f"encoder_{family}", [*common, *zero2, *weights, *shape]))
     run_jobs(jobs, 2, root)
     return root
 
@@ -67,6 +76,19 @@ def test_all_configurations_agree(runs: Path, bits: str) -> None:
     expected = losses(runs / f"zero2_{bits}")
     for config in CONFIGS:
         assert losses(runs / f"{config}_{bits}") == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("family", ENCODER_WRITERS)
+def test_every_encoder_trains_and_loads_again(runs: Path, family: str) -> None:
+    run = runs / f"encoder_{family}"
+    found = losses(run)
+    assert all(map(math.isfinite, found))
+    assert found[-1] < found[0]
+    kept = load_trained(run / "final").segmentation.image_encoder.state_dict()
+    start = load_encoder(family, str(runs / f"{family}.pth")).state_dict()
+    assert kept.keys() == start.keys()
+    unchanged = [name for name in kept if torch.equal(kept[name], start[name])]
+    assert unchanged == []
 
 
 def test_8bit_weights_train(runs: Path) -> None:

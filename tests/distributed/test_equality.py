@@ -31,6 +31,7 @@ pytestmark = pytest.mark.distributed
 
 STEPS = 3
 GLOBAL_BATCH = 4
+EMA_DECAY = 0.2
 WITHOUT_GRADIENT = ("conv1.bias", "conv2.bias", "in_proj_bias", "qkv.bias", "k_proj.bias")
 """A normalisation or a softmax behind them takes away what (a part of) these biases add: their true
 gradient is zero, what is computed is rounding, and Adam makes full steps of it."""
@@ -80,6 +81,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Job(root / "1proc_1x4", arguments(small, 2, 1, 4), keep_gradients=True),
         Job(root / "1proc_zero3", arguments(small, 3, 4, 1), keep_gradients=True),
         Job(root / "other_seed", arguments(small, 2, 4, 1, "--seed", "1")),
+        Job(root / "1proc_average", arguments(small, 2, 4, 1, "--ema_decay", str(EMA_DECAY))),
     ]
     two = [
         Job(root / "2proc_zero2", arguments(small, 2, 2, 1), keep_gradients=True),
@@ -87,6 +89,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Job(root / "2proc_zero2_1x2", arguments(small, 2, 1, 2), keep_gradients=True),
         Job(root / "2proc_zero3", arguments(small, 3, 2, 1), keep_gradients=True),
         Job(root / "2proc_zero3_1x2", arguments(small, 3, 1, 2), keep_gradients=True),
+        Job(root / "2proc_average", arguments(small, 3, 2, 1, "--ema_decay", str(EMA_DECAY))),
     ]
     run_jobs(one, 1, root)
     run_jobs(two, 2, root)
@@ -118,6 +121,7 @@ class Reference:
     norms: list[float]
     losses: list[float]
     weights: dict[str, torch.Tensor]
+    averages: dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +149,13 @@ def reference(small) -> Reference:
     dataset = SampleDataset(
         splits.train,
         prompt_encoder(load_tokenizer(layout), layout, settings),
-        image_sizes(layout, settings.image_size),
+        image_sizes(layout, settings),
         modalities,
     )
     order = training_batches(len(dataset), settings.seed, GLOBAL_BATCH, 1, Rank(0, 1))
     gradients: dict[str, torch.Tensor] = {}
     norms, losses = [], []
+    averages = {name: parameter.detach().clone() for name, parameter in trained.items()}
     for step in range(STEPS):
         batch = Collator(0, "question")([dataset[index] for index in next(order)])
         loss = loss_terms(forward(mllm, branch, batch), batch, settings).total(settings, 0)
@@ -165,7 +170,14 @@ def reference(small) -> Reference:
                 step, STEPS, settings.warmup_ratio, settings.min_lr_ratio
             )
         optimizer.step()
-    return Reference(gradients, norms, losses, {n: p.detach() for n, p in trained.items()})
+        keep = min(EMA_DECAY, (2 + step) / (11 + step))
+        averages = {
+            name: keep * average + (1 - keep) * trained[name].detach()
+            for name, average in averages.items()
+        }
+    return Reference(
+        gradients, norms, losses, {n: p.detach() for n, p in trained.items()}, averages
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -189,14 +201,25 @@ def test_steps_equal_those_of_plain_pytorch(runs: Path, reference: Reference, va
     assert metrics(runs / variant, "loss") == pytest.approx(reference.losses, rel=1e-3)
     assert metrics(runs / variant, "grad_norm") == pytest.approx(reference.norms, rel=2e-3)
     assert min(reference.norms) > 0.5  # so every step was clipped
-    saved = weights(runs / variant)
+    assert_saved(runs / variant, reference.weights)
+
+
+@pytest.mark.parametrize("variant", ["1proc_average", "2proc_average"])
+def test_averages_equal_those_of_plain_pytorch(
+    runs: Path, reference: Reference, variant: str
+) -> None:
+    assert_saved(runs / variant, reference.averages)
+
+
+def assert_saved(run: Path, expected: dict[str, torch.Tensor]) -> None:
+    saved = weights(run)
     compared = 0
-    for name, expected in reference.weights.items():
+    for name, value in expected.items():
         side, _, rest = name.partition(".")
         key = rest if side == "segmentation" else rest.removeprefix("model.")
         key = key.replace(".default.weight", ".weight").replace("modules_to_save.default.", "")
         if not key.endswith(WITHOUT_GRADIENT):
-            assert (saved[key] - expected).abs().mean() < 1e-5, name
+            assert (saved[key] - value).abs().mean() < 1e-5, name
             compared += 1
     assert compared > 100
 

@@ -109,7 +109,7 @@ def read_inputs(small, **changes) -> Inputs:
         records,
         modality_vocabulary(records),
         prompt_encoder(tokenizer, layout, settings),
-        image_sizes(layout, settings.image_size),
+        image_sizes(layout, settings),
     )
 
 

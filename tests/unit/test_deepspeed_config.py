@@ -82,9 +82,16 @@ def test_8bit_under_zero3_is_refused(tmp_path: Path) -> None:
 
 def test_segmentation_engine_is_fp32_zero1_with_the_same_batches(tmp_path: Path) -> None:
     config = load(tmp_path, {**ZERO2, "tensorboard": {"enabled": True}})
-    derived = segmentation_config(config)
+    derived = segmentation_config(config, monitors=False)
     assert derived["zero_optimization"]["stage"] == 1
     assert "bf16" not in derived
     assert "tensorboard" not in derived
     for key in ("train_batch_size", "gradient_accumulation_steps", "gradient_clipping"):
         assert derived[key] == config[key]
+
+
+def test_monitors_follow_the_engine_that_is_trained(tmp_path: Path) -> None:
+    monitor = {"enabled": True, "output_path": str(tmp_path)}
+    config = load(tmp_path, {**ZERO2, "tensorboard": monitor})
+    assert segmentation_config(config, monitors=True)["tensorboard"] == monitor
+    assert "tensorboard" not in segmentation_config(config, monitors=False)

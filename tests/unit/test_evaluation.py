@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from prs_med.config import UsedModelSettings
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
-from prs_med.evaluate.evaluation import Evaluator, Result, summarise, table
+from prs_med.evaluate.answering import Answerer
+from prs_med.evaluate.evaluation import Result, evaluate, summarise, table
 from prs_med.evaluate.picture_sheet import MARGIN, TILE, write_picture_sheet
 from prs_med.evaluate.position import parse_position
 from prs_med.model.prs_med import forward
-from prs_med.model.trained_weights import load_trained
 from tests.unit.assembled import Assembled, assemble
 
 ROOT = Path(__file__).parents[2]
@@ -68,11 +69,8 @@ def lines(evaluated: Path) -> list[dict]:
     return [json.loads(line) for line in (evaluated / "samples.jsonl").read_text().splitlines()]
 
 
-def evaluator(checkpoint: Path, model: Assembled) -> Evaluator:
-    return Evaluator(
-        load_trained(checkpoint), model.tokenizer, model.prompts, model.sizes, 8,
-        torch.device("cpu"),
-    )  # fmt: skip
+def answerer(checkpoint: Path) -> Answerer:
+    return Answerer.load(UsedModelSettings(checkpoint=str(checkpoint), max_new_tokens=8))
 
 
 def overlap(mask: np.ndarray, record: Record) -> tuple[float, float]:
@@ -101,7 +99,7 @@ def test_each_test_row_has_its_line(evaluated: Path, model: Assembled) -> None:
 
 def test_scores_are_those_of_the_masks(evaluated: Path, checkpoint: Path, model) -> None:
     rows = [record for record in model.records if record.split == "test"]
-    results = evaluator(checkpoint, model).evaluate(rows, batch_size=4)
+    results = evaluate(answerer(checkpoint), rows, batch_size=4)
     assert any(result.mask.any() for result in results)
     for line, result in zip(lines(evaluated), results, strict=True):
         dice, iou = overlap(result.mask, result.record)
@@ -114,7 +112,7 @@ def test_a_pixel_is_foreground_where_its_logit_is_positive(checkpoint: Path, mod
     records = model.records[:4]
     with torch.no_grad():
         logits = forward(model.mllm, model.segmentation, model.batch(records)).mask_logits
-    results = evaluator(checkpoint, model).evaluate(records, batch_size=4)
+    results = evaluate(answerer(checkpoint), records, batch_size=4)
     # These images have the size in which masks are computed.
     masks = np.stack([result.mask for result in results])
     expected = (logits[:, 0] > 0).numpy()
@@ -144,7 +142,7 @@ def test_the_picture_sheet_shows_every_modality(
     assert len({record.modality for record in rows}) == 4
     assert len({record.modality for record in chosen}) > 2
     expected = tmp_path / "expected.png"
-    write_picture_sheet(expected, evaluator(checkpoint, model).evaluate(chosen, batch_size=4))
+    write_picture_sheet(expected, evaluate(answerer(checkpoint), chosen, batch_size=4))
     with Image.open(evaluated / "samples.png") as sheet, Image.open(expected) as reference:
         assert sheet.size == reference.size
         # The column with the images; answers and scores stand further right.
@@ -244,7 +242,7 @@ def oblong(
     folder = tmp_path_factory.mktemp("oblong")
     records = [drawn(folder, *size, "Somewhere.") for size in SIZES]
     records.append(drawn(folder, 40, 40, "Nowhere.", empty=True))
-    return evaluator(checkpoint, model).evaluate(records, batch_size=3)
+    return evaluate(answerer(checkpoint), records, batch_size=3)
 
 
 def test_masks_are_scored_in_the_size_of_the_image(oblong: Sequence[Result]) -> None:
@@ -280,15 +278,15 @@ def test_files_that_cannot_be_used_are_refused_with_their_row(
     record = drawn(tmp_path, 64, 64, "There.")
     Image.new("L", (64, 32)).save(record.mask_path)
     with pytest.raises(DataError, match=rf"^{record.row_id}: .*64 x 64 .* 64 x 32"):
-        evaluator(checkpoint, model).evaluate([record], batch_size=1)
+        evaluate(answerer(checkpoint), [record], batch_size=1)
     record.image_path.write_bytes(record.image_path.read_bytes()[:200])
     with pytest.raises(DataError, match=rf"^{record.row_id}: .*{record.image_path.name}"):
-        evaluator(checkpoint, model).evaluate([record], batch_size=1)
+        evaluate(answerer(checkpoint), [record], batch_size=1)
 
 
 def test_the_batch_size_changes_no_result(checkpoint: Path, model: Assembled) -> None:
     records = model.records[:5]
-    by_size = [evaluator(checkpoint, model).evaluate(records, size) for size in (1, 5)]
+    by_size = [evaluate(answerer(checkpoint), records, size) for size in (1, 5)]
     for one, other in zip(*by_size, strict=True):
         assert one.answer == other.answer
         assert (one.mask != other.mask).mean() < 0.001

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from prs_med.config import EvaluationSettings, SettingError, Settings
+from prs_med.config import (
+    EvaluationSettings,
+    ExportSettings,
+    ImportSettings,
+    InferenceSettings,
+    SettingError,
+    Settings,
+)
 from prs_med.settings_io import (
     load_settings,
     parse_settings,
@@ -49,9 +56,19 @@ def test_flags_with_and_without_a_value() -> None:
         (["--batch_sise", "4"], "--batch_sise"),
         (["--batch_size", "0"], r"--batch_size 0: allowed is a positive number"),
         (["--batch_size", "four"], r"--batch_size four: allowed is a value of type int"),
-        (["--image_size", "100"], "--image_size 100: allowed is a multiple of 16"),
+        (["--image_size", "100"], "--image_size 100: .*tinysam takes multiples of 16"),
+        (["--image_size", "48"], "--image_size 48: .* at least 64"),
+        (
+            ["--encoder_type", "sam2", "--image_size", "80"],
+            "--image_size 80: --encoder_type sam2 takes multiples of 32",
+        ),
+        (["--freeze_mllm", "--train_projector"], "--freeze_mllm contradicts"),
+        (["--ema_decay", "1"], "--ema_decay 1.0: allowed is 0 <= value < 1"),
+        (["--compile_regions", "clip"], "--compile_regions clip: allowed are encoder"),
+        (["--lora_targets", ","], "--lora_targets is empty"),
+        (["--init_from", "/no/folder"], "--init_from /no/folder: holds no settings.yaml"),
         (["--segmentation_loss", "dice"], "--segmentation_loss dice: allowed are structure, bce"),
-        (["--encoder_type", "vgg"], "--encoder_type vgg: allowed are tinysam"),
+        (["--encoder_type", "vgg"], "--encoder_type vgg: allowed is tinysam, sam"),
         (["--preset", "mine"], "--preset mine: allowed are released, paper"),
         (["--load_4bit", "maybe"], "--load_4bit maybe: allowed is true or false"),
         (["--load_4bit", "--load_8bit"], "--load_4bit and --load_8bit exclude"),
@@ -84,7 +101,9 @@ def test_saved_settings_are_the_same_settings(tmp_path: Path) -> None:
     assert parse("--config", str(tmp_path / "settings.yaml")) == settings
 
 
-@pytest.mark.parametrize("cls", [Settings, EvaluationSettings])
+@pytest.mark.parametrize(
+    "cls", [Settings, EvaluationSettings, InferenceSettings, ImportSettings, ExportSettings]
+)
 def test_every_setting_has_help_and_is_read_by_the_code(cls) -> None:
     root = Path(__file__).resolve().parents[2]
     code = (
@@ -110,3 +129,36 @@ def test_evaluation_settings() -> None:
     assert (settings.split, settings.batch_size) == ("val", 3)
     with pytest.raises(SettingError, match="--split all: allowed are train, val, test"):
         parse_settings(EvaluationSettings, ["--split", "all"], "")
+
+
+def test_each_encoder_has_its_own_input_size() -> None:
+    assert parse().image_size == 1024
+    assert parse("--encoder_type", "sam_med2d").image_size == 256
+    assert parse("--encoder_type", "sam_med2d", "--image_size", "512").image_size == 512
+
+
+def test_settings_that_belong_to_weights_come_with_them(tmp_path: Path) -> None:
+    weights = parse("--lora_rank", "4", "--prompt_tokens", "all", "--vlm_path", "base")
+    save_settings(weights, tmp_path / "settings.yaml")
+    settings = parse("--init_from", str(tmp_path), "--epochs", "2")
+    assert (settings.lora_rank, settings.prompt_tokens, settings.vlm_path) == (4, "all", "base")
+    assert settings.epochs == 2
+    chosen = parse("--init_from", str(tmp_path), "--prompt_tokens", "question")
+    assert chosen.prompt_tokens == "question"
+    # Everything else is this run's.
+    save_settings(parse("--batch_size", "9"), tmp_path / "settings.yaml")
+    assert parse("--init_from", str(tmp_path)).batch_size == parse().batch_size
+
+
+def test_inference_settings() -> None:
+    def ask(*argv: str) -> InferenceSettings:
+        return parse_settings(InferenceSettings, argv, "")
+
+    assert ask("--image", "a.png", "--question", "Where?").image == "a.png"
+    with pytest.raises(SettingError, match="--question is required"):
+        ask("--image", "a.png")
+    for argv in ([], ["--image", "a.png", "--question", "?", "--data_root", "data"]):
+        with pytest.raises(SettingError, match="give either --image with --question"):
+            ask(*argv)
+    with pytest.raises(SettingError, match=r"--top_p 0\.0: allowed is 0 < value <= 1"):
+        ask("--data_root", "data", "--top_p", "0")

@@ -13,8 +13,9 @@ from prs_med.batch import UNKNOWN_MODALITY, Batch
 from prs_med.config import LossSettings
 from prs_med.data.collate import Collator
 from prs_med.data.records import Record
-from prs_med.evaluate.evaluation import Evaluator
-from prs_med.evaluate.generate import Predictions, predict
+from prs_med.evaluate.answering import Answerer
+from prs_med.evaluate.evaluation import evaluate
+from prs_med.evaluate.generate import Predictions, Sampling, predict
 from prs_med.model.objective import LossTerms, loss_terms
 from prs_med.model.prs_med import Outputs, forward
 from prs_med.model.trained_weights import TrainedModel
@@ -70,7 +71,8 @@ def answer(
         batch.image_seg,
         pad_token=model.tokenizer.pad_token_id,
         end_token=end_token,
-        max_new_tokens=max_new_tokens,
+        sampling=Sampling(max_new_tokens),
+        generator=torch.Generator(),
     )
 
 
@@ -302,13 +304,10 @@ def test_reference_answers_do_not_reach_the_predictions(model, records) -> None:
     trained = TrainedModel(
         model.mllm, model.segmentation, model.layout, model.settings, model.modalities
     )
-    evaluator = Evaluator(
-        trained, model.tokenizer, model.prompts, model.sizes, 12, torch.device("cpu")
-    )
-    told = evaluator.evaluate(records, batch_size=3)
-    untold = evaluator.evaluate(
-        [replace(record, answer="No answer.", position="") for record in records], batch_size=3
-    )
+    answerer = Answerer(trained, Sampling(max_new_tokens=12))
+    told = evaluate(answerer, records, batch_size=3)
+    without = [replace(record, answer="No answer.", position="") for record in records]
+    untold = evaluate(answerer, without, batch_size=3)
     assert [result.answer for result in told] == [result.answer for result in untold]
     for one, other in zip(told, untold, strict=True):
         assert (one.mask == other.mask).all()

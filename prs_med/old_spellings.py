@@ -1,0 +1,100 @@
+"""Settings of older PRS-Med programs: those that only changed their name, and those that are gone.
+
+From the training, inference and evaluation programs of the PRS-Med repository and of the MMRS
+re-implementation; docs/moving.md shows whole commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from prs_med.config import SettingError
+
+RENAMED = {
+    "annotation_path": "ann_paths",
+    "checkpoint_dir": "save_dir",
+    "data_path": "data_root",
+    "grad_accum_steps": "gradient_accumulation_steps",
+    "grad_clip_norm": "max_grad_norm",
+    "lr": "learning_rate",
+    "model_path": "vlm_path",
+    "num_epochs": "epochs",
+    "specific_dataset": "tasks",
+    "tinysam_checkpoint": "sam_ckpt",
+    "vision_encoder_checkpoint": "sam_ckpt",
+    "vision_encoder_type": "encoder_type",
+}
+"""Old name to new; the value is the same."""
+
+VALUES = {("encoder_type", "sammed2d"): "sam_med2d"}
+"""Old values of settings that still exist."""
+
+REPLACED = {
+    ("use_amp", "true"): ("precision", "bf16"),
+    ("use_amp", "false"): ("precision", "fp32"),
+    ("no-use_amp", "true"): ("precision", "fp32"),
+}
+"""Old name and value to new ones."""
+
+_READ_FROM_CHECKPOINT = "it is read from --checkpoint"
+GONE = {
+    "cls_num_out": "the modalities in the data, or of --init_from, tell how many classes there are",
+    "deterministic": "the same command gives the same result on the same machine anyway",
+    "device": "the launcher chooses: deepspeed --num_gpus 1, or --include localhost:0",
+    "image_size": _READ_FROM_CHECKPOINT,
+    "judge_device": "judging by language models is not part of this program",
+    "llama_model_name": "judging by language models is not part of this program",
+    "load_4bit": _READ_FROM_CHECKPOINT,
+    "load_8bit": _READ_FROM_CHECKPOINT,
+    "log_file": "numbers go to SAVE_DIR/metrics.jsonl; for the text, append '2>&1 | tee FILE'",
+    "lora_alpha": _READ_FROM_CHECKPOINT,
+    "lora_dropout": _READ_FROM_CHECKPOINT,
+    "lora_rank": _READ_FROM_CHECKPOINT,
+    "qwen_model_name": "judging by language models is not part of this program",
+    "results_csv": "launch/eval.py answers and scores in one go: give --checkpoint and --data_root",
+    "sam_ckpt": _READ_FROM_CHECKPOINT,
+    "encoder_type": _READ_FROM_CHECKPOINT,
+    "sam_model_type": "the file that --sam_ckpt names tells its own sizes (its family is "
+    "--encoder_type)",
+}
+"""What to do instead; only for programs that have no setting of that name."""
+
+
+def modernise(argv: Sequence[str], known: Collection[str]) -> list[str]:
+    """The same command line in today's spelling.
+
+    Args:
+        known: names of the program's settings, without dashes.
+
+    Raises:
+        SettingError: for a setting that is gone, saying what replaces it.
+    """
+    modern: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            modern.append(word)
+            continue
+        old, joined, value = word[2:].partition("=")
+        if not joined:
+            # "-1" is a value, "-h" and "--seed" are the next setting.
+            value = words.pop(0) if words and not re.match(r"-\D", words[0]) else ""
+            joined = "=" if value else ""
+        modern += _modern(old, value, bool(joined), known)
+    return modern
+
+
+def _modern(old: str, value: str, has_value: bool, known: Collection[str]) -> list[str]:
+    given = value if has_value else "true"
+    name = old
+    if old not in known:
+        name, given = REPLACED.get((old, given), (RENAMED.get(old, old), given))
+    given = VALUES.get((name, given), given)
+    if name not in known:
+        if name in GONE:
+            raise SettingError(f"--{old} is no longer needed: {GONE[name]}; remove it")
+        # Left for the parser, which knows more options or says that there is no such one.
+        name, given = old, value
+    return [f"--{name}={given}"] if has_value or name != old else [f"--{name}"]
