@@ -2,7 +2,7 @@
 
 About one image (--image, --question) or about the rows of a data set (--data_root). Writes to
 OUTPUT_DIR masks in the images' own size (masks/), image, true and predicted mask side by side
-(triplets/), and results.csv.
+(triplets/), and results.csv; what an interrupted run had answered is in results.partial.csv.
 """
 
 from __future__ import annotations
@@ -76,12 +76,14 @@ def run(settings: InferenceSettings) -> None:
     questions = _questions(settings, answerer)
     for name in ("masks", "triplets"):
         (output / name).mkdir(parents=True, exist_ok=True)
-    with (output / "results.csv").open("w", encoding="utf-8", newline="") as file:
+    partial = output / "results.partial.csv"
+    with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in _answered(settings, answerer, questions, output):
             writer.writerow(row)
             file.flush()
+    partial.rename(output / "results.csv")
     print(f"{len(questions)} answers: {output}")
 
 

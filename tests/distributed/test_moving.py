@@ -50,7 +50,7 @@ def workplace(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for old, new in TASKS.items():
         (data / old).rename(data / new)
         csv = data / "annotations" / f"{old}.csv"
-        csv.with_name(f"{new}.csv").write_text(csv.read_text().replace(old, new))
+        csv.with_name(f"{new}.csv").write_text(csv.read_text().replace(f"{old}/", f"{new}/"))
         csv.unlink()
     shutil.copy(next((data / "lung_CT" / "test_images").iterdir()), data / "scan.png")
     (root / "weights").mkdir()
