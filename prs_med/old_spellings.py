@@ -90,7 +90,7 @@ def _modern(old: str, value: str, has_value: bool, known: Collection[str]) -> li
     given = value if has_value else "true"
     name = old
     if old not in known:
-        name, given = REPLACED.get((old, given), (RENAMED.get(old, old), given))
+        name, given = REPLACED.get((old, given.lower()), (RENAMED.get(old, old), given))
     given = VALUES.get((name, given), given)
     if name not in known:
         if name in GONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from prs_med.config import EvaluationSettings, InferenceSettings, Settings
@@ -27,6 +28,12 @@ def records_of_split(
         trained_with.group_column if settings.split != "test" else None,
         tasks_in(trained_with.tasks) if settings.split != "test" else None,
     )
+    if annotations.repaired_rows:
+        logging.getLogger("prs_med").info(
+            "repaired unquoted commas in %d rows, the first: %s",
+            len(annotations.repaired_rows),
+            annotations.repaired_rows[0],
+        )
     splits = split_records(annotations.records, trained_with.val_fraction, trained_with.seed)
     records = {"train": splits.train, "val": splits.val, "test": splits.test}[settings.split]
     wanted = tasks_in(settings.tasks)

@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from prs_med.model.encoders.files import load_strictly, read_state_dict
 from prs_med.model.encoders.registry import encoder_family, encoder_from_published
 from prs_med.model.errors import CheckpointError
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
+from prs_med.model.llava_tokenizer import load_tokenizer
 from prs_med.model.mllm import add_lora
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.model.trained_weights import TrainedFolder, open_trained, write_description
@@ -81,6 +82,7 @@ def import_released(
     if output.exists():
         raise CheckpointError(f"{output} exists already: name a new folder, or remove it")
     layout = read_layout(vlm_path, vision_tower)
+    _refuse_other_tokenizer(source / "tokenizer", layout)
     adapter = _read_adapter(source / "lora_adapter")
     encoder_type, sam = _read_encoder(source / "image_encoder.pth")
     settings = Settings(
@@ -179,6 +181,18 @@ def _refuse_unless_released(source: Path) -> None:
     for name in ("lora_adapter/adapter_config.json", "tokenizer", *_FILES):
         if not (source / name).exists():
             raise CheckpointError(f"{source / name}: not found; a released checkpoint has it")
+
+
+def _refuse_other_tokenizer(folder: Path, layout: LlavaLayout) -> None:
+    # The base model's is used from here on.
+    theirs = load_tokenizer(replace(layout, folder=folder)).get_vocab()
+    ours = load_tokenizer(layout).get_vocab()
+    different = sorted({token for token, _ in theirs.items() ^ ours.items()})
+    if different:
+        raise CheckpointError(
+            f"{folder}: another tokenizer than that of {layout.folder}: they differ in "
+            f"{len(different)} tokens, such as {different[0]!r}"
+        )
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,10 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
     modalities = modality_vocabulary(splits.train)
     if settings.init_from:
         trained = open_trained(Path(settings.init_from))
+        for name in ("encoder_type", "finetune"):
+            theirs, ours = getattr(trained.settings, name), getattr(settings, name)
+            if theirs != ours:
+                raise SettingError(f"--{name} {ours}: the weights in --init_from are of {theirs}")
         modalities = (*trained.modalities, *(m for m in modalities if m not in trained.modalities))
         mllm = load_trained_mllm(trained, layout, settings)
         segmentation = load_trained_segmentation(

@@ -37,6 +37,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def job(name: str, *more: str, stage: int = 2) -> Job:
         return Job(root / name, [*common, "--deepspeed", f"ds_configs/zero{stage}.json", *more])
 
+    offload = {stage: f"ds_configs/zero{stage}_offload.json" for stage in (2, 3)}
     still = ("--learning_rate", "1e-12", "--max_steps", "1")
     jobs = []
     for stage in (2, 3):
@@ -44,6 +45,8 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
             job(f"plain{stage}", stage=stage),
             job(f"average{stage}", "--ema_decay", "0.5", stage=stage),
             job(f"frozen_mllm{stage}", "--freeze_mllm", stage=stage),
+            job(f"plain{stage}_offload", "--deepspeed", offload[stage]),
+            job(f"average{stage}_offload", "--deepspeed", offload[stage], "--ema_decay", "0.5"),
         ]
     jobs += [
         job("frozen_encoder", "--freeze_encoder"),
@@ -81,19 +84,22 @@ def metrics(run: Path, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_averaging_does_not_disturb_training(runs: Path, stage: int) -> None:
+CONFIGS = ["2", "3", "2_offload", "3_offload"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_averaging_does_not_disturb_training(runs: Path, config: str) -> None:
     """The average and the weights change places for validation, in mid-training, and back."""
-    plain, average = runs / f"plain{stage}", runs / f"average{stage}"
+    plain, average = runs / f"plain{config}", runs / f"average{config}"
     assert metrics(average, "loss") == metrics(plain, "loss")
     assert len(metrics(average, "val_dice")) == 2
     assert metrics(average, "val_loss_seg") != metrics(plain, "val_loss_seg")
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_the_average_is_kept(runs: Path, stage: int) -> None:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_average_is_kept(runs: Path, config: str) -> None:
     """It lies between start and end; tests/distributed/test_equality.py compares its values."""
-    plain, average = (runs / f"{name}{stage}" / "final" for name in ("plain", "average"))
+    plain, average = (runs / f"{name}{config}" / "final" for name in ("plain", "average"))
     start = runs / "start" / "final"
     for read in (lambda f: adapter(f), lambda f: part(f, "mask_decoder")):
         moved = largest_difference(read(start), read(plain))

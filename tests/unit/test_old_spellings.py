@@ -46,7 +46,7 @@ def test_old_values_of_settings_that_still_exist() -> None:
 
 def test_mixed_precision_off() -> None:
     assert parse("--no-use_amp").precision == "fp32"
-    assert parse("--use_amp", "false").precision == "fp32"
+    assert parse("--use_amp", "False").precision == "fp32"
 
 
 @pytest.mark.parametrize("name", ["device", "log_file", "sam_model_type", "deterministic"])

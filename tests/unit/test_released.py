@@ -18,6 +18,7 @@ from prs_med.model.llava_layouts import read_layout
 from prs_med.model.mask_decoder import MaskDecoder
 from prs_med.model.mllm import load_llava
 from prs_med.model.released import RELEASED_MODALITIES, export_released, import_released
+from prs_med.model.tiny_llava import write_llava_med
 from prs_med.model.trained_weights import load_trained
 from tests.unit.assembled import assemble
 from tests.unit.released_layout import ALPHA, RANK, write_released
@@ -237,6 +238,16 @@ def test_a_missing_part_is_named(name: str, small, released: Path, tmp_path: Pat
     part = tmp_path / "bad" / name
     shutil.rmtree(part) if part.is_dir() else part.unlink()
     with pytest.raises(CheckpointError, match=f"{part}: not found"):
+        import_released(tmp_path / "bad", tmp_path / "out", str(small.llava_med))
+
+
+def test_another_tokenizer_is_refused(small, released: Path, tmp_path: Path) -> None:
+    shutil.copytree(released, tmp_path / "bad")
+    other = [f"{letter * 3} {letter * 5}" for letter in "abcdefghij"]
+    write_llava_med(tmp_path / "other", other, seed=1)
+    for file in (tmp_path / "other").glob("*token*"):
+        shutil.copy(file, tmp_path / "bad" / "tokenizer")
+    with pytest.raises(CheckpointError, match="tokenizer: another tokenizer than that of"):
         import_released(tmp_path / "bad", tmp_path / "out", str(small.llava_med))
 
 
