@@ -274,7 +274,7 @@ def test_no_code_in_a_file_is_run(small, released: Path, tmp_path: Path) -> None
     marker = tmp_path / "ran"
     shutil.copytree(released, tmp_path / "bad")
     with (tmp_path / "bad" / "mask_decoder.pth").open("wb") as file:
-        pickle.dump(_Danger(marker), file)
+        pickle.dump(_Danger(marker), file, protocol=2)
     with pytest.raises(CheckpointError, match=r"mask_decoder.pth: cannot be read"):
         import_released(tmp_path / "bad", tmp_path / "out", str(small.llava_med))
     assert not marker.exists()
