@@ -98,6 +98,7 @@ ENCODERS = {
 """Families of segmentation encoders; each is a module of ``prs_med.model.encoders``."""
 
 COMPILED_REGIONS = ("encoder", "decoder", "language_model")
+COMPILED_BY_DEFAULT = "encoder,decoder"
 
 
 def names_in(text: str) -> list[str]:
@@ -235,7 +236,7 @@ class ModelSettings(CheckedSettings):
     )
     compile_model: bool = _setting(False, "Compile COMPILE_REGIONS with torch.compile")
     compile_regions: str = _setting(
-        "encoder,decoder",
+        COMPILED_BY_DEFAULT,
         f"Comma-separated parts that --compile_model compiles: {', '.join(COMPILED_REGIONS)} "
         "(the last one layer by layer)",
     )
@@ -256,6 +257,8 @@ class ModelSettings(CheckedSettings):
                 raise SettingError(
                     f"--compile_regions {region}: allowed are {', '.join(COMPILED_REGIONS)}"
                 )
+        if self.compile_regions != COMPILED_BY_DEFAULT and not self.compile_model:
+            raise SettingError("--compile_regions has no effect without --compile_model: add it")
 
 
 @dataclass(kw_only=True)
@@ -369,6 +372,10 @@ class Settings(DataSettings, ModelSettings, LossSettings, OptimSettings, RunSett
                 "--finetune full cannot train quantised weights: "
                 "drop --load_4bit/--load_8bit, or use --finetune lora"
             )
+        if self.freeze_encoder and self.encoder_learning_rate is not None:
+            raise SettingError(
+                "--encoder_learning_rate contradicts --freeze_encoder: drop one of them"
+            )
         if self.freeze_mllm and (self.finetune == "full" or self.train_projector):
             raise SettingError(
                 "--freeze_mllm contradicts --finetune full and --train_projector: drop one of them"
@@ -460,6 +467,11 @@ class InferenceSettings(UsedModelSettings):
             raise SettingError("give either --image with --question, or --data_root")
         if self.image and not self.question:
             raise SettingError("--question is required: what is asked about --image")
+        if self.data_root and self.question:
+            raise SettingError("--question belongs to --image: rows of --data_root have their own")
+        for name in ("ann_paths", "tasks", "num_samples"):
+            if self.image and getattr(self, name):
+                raise SettingError(f"--{name} belongs to --data_root: drop it, or --image")
 
 
 @dataclass(kw_only=True)

@@ -63,6 +63,11 @@ def test_flags_with_and_without_a_value() -> None:
             "--image_size 80: --encoder_type sam2 takes multiples of 32",
         ),
         (["--freeze_mllm", "--train_projector"], "--freeze_mllm contradicts"),
+        (["--compile_regions", "encoder"], "--compile_regions has no effect without --compile_mod"),
+        (
+            ["--freeze_encoder", "--encoder_learning_rate", "1e-5"],
+            "--encoder_learning_rate contradicts --freeze_encoder",
+        ),
         (["--ema_decay", "1"], "--ema_decay 1.0: allowed is 0 <= value < 1"),
         (["--compile_regions", "clip"], "--compile_regions clip: allowed are encoder"),
         (["--lora_targets", ","], "--lora_targets is empty"),
@@ -160,5 +165,9 @@ def test_inference_settings() -> None:
     for argv in ([], ["--image", "a.png", "--question", "?", "--data_root", "data"]):
         with pytest.raises(SettingError, match="give either --image with --question"):
             ask(*argv)
+    with pytest.raises(SettingError, match="--question belongs to --image"):
+        ask("--data_root", "data", "--question", "Where?")
+    with pytest.raises(SettingError, match="--tasks belongs to --data_root"):
+        ask("--image", "a.png", "--question", "Where?", "--tasks", "lung_CT")
     with pytest.raises(SettingError, match=r"--top_p 0\.0: allowed is 0 < value <= 1"):
         ask("--data_root", "data", "--top_p", "0")
