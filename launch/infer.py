@@ -24,12 +24,12 @@ from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from prs_med.config import InferenceSettings, SettingError  # noqa: E402
+from prs_med.data.answer_position import parse_position  # noqa: E402
 from prs_med.data.images import load_image  # noqa: E402
 from prs_med.data.records import DataError, Record  # noqa: E402
 from prs_med.evaluate.answering import Answer, Answerer  # noqa: E402
 from prs_med.evaluate.evaluation import read_pair  # noqa: E402
 from prs_med.evaluate.picture_sheet import draw_triplet  # noqa: E402
-from prs_med.evaluate.position import parse_position  # noqa: E402
 from prs_med.evaluate.questions import records_of_split  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_settings  # noqa: E402

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from prs_med.data.answer_position import parse_position
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
 from prs_med.evaluate.answering import Answer, Answerer
-from prs_med.evaluate.position import parse_position
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from prs_med.config import UsedModelSettings
+from prs_med.data.answer_position import parse_position
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.evaluation import Result, evaluate, summarise, table
 from prs_med.evaluate.picture_sheet import MARGIN, TILE, write_picture_sheet
-from prs_med.evaluate.position import parse_position
 from prs_med.model.prs_med import forward
 from tests.unit.assembled import Assembled, assemble
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from prs_med.config import UsedModelSettings
+from prs_med.data.answer_position import parse_position
 from prs_med.data.images import load_image
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.picture_sheet import MARGIN
-from prs_med.evaluate.position import parse_position
 from tests.unit.assembled import assemble
 
 ROOT = Path(__file__).parents[2]

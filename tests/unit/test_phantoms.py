@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prs_med.data.answer_position import parse_position
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.position import ZONES, position_of
 from prs_med.data.records import Record
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
-from prs_med.evaluate.position import parse_position
 
 COUNTS = {"train": 40, "val": 20, "test": 20}
 

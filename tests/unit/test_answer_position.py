@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prs_med.data.answer_position import ParsedPosition, parse_position
 from prs_med.data.position import ZONES, Position, describe, position_statement
-from prs_med.evaluate.position import ParsedPosition, parse_position
 
 NAMES = (
     "tumor",
