@@ -7,76 +7,18 @@ dataclasses below, by :mod:`prs_med.settings_io`.
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-
-class SettingError(ValueError):
-    """A setting that cannot be used; the message names it, its value and what is allowed."""
-
-
-def _setting(
-    default: Any, help_text: str, check: Callable[[Any], bool] | None = None, allowed: str = ""
-) -> Any:
-    return field(default=default, metadata={"help": help_text, "check": check, "allowed": allowed})
-
-
-def _positive(value: float) -> bool:
-    return value > 0
-
-
-def _not_negative(value: float) -> bool:
-    return value >= 0
-
-
-def _fraction(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def without_none(hint: Any) -> Any:
-    """``T`` from ``T | None``."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-    return hint
-
-
-def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
-    plain = without_none(hint)
-    optional = hint is not plain
-    if value is None and optional:
-        return
-    if typing.get_origin(plain) is Literal:
-        if value not in typing.get_args(plain):
-            raise SettingError(
-                f"--{spec.name} {value}: allowed are {', '.join(typing.get_args(plain))}"
-            )
-        return
-    accepted = (int, float) if plain is float else plain
-    if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
-        raise SettingError(f"--{spec.name} {value!r}: expected {plain.__name__}")
-    check = spec.metadata["check"]
-    if check is not None and not check(value):
-        raise SettingError(f"--{spec.name} {value}: allowed is {spec.metadata['allowed']}")
-
-
-@dataclass(kw_only=True)
-class CheckedSettings:
-    """Settings whose values are checked against their types and limits when they are made."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for spec in dataclasses.fields(self):
-            _check_value(spec, hints[spec.name], getattr(self, spec.name))
-
-    def require(self, *names: str) -> None:
-        """Raise :class:`SettingError` for the first of ``names`` that was left empty."""
-        for name in names:
-            if not getattr(self, name):
-                spec = next(f for f in dataclasses.fields(self) if f.name == name)
-                raise SettingError(f"--{name} is required: {spec.metadata['help']}")
+from prs_med.checked_settings import (
+    CheckedSettings,
+    SettingError,
+    fraction,
+    not_negative,
+    positive,
+    setting,
+    share,
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +43,13 @@ COMPILED_REGIONS = ("encoder", "decoder", "language_model")
 COMPILED_BY_DEFAULT = "encoder,decoder"
 
 
+_OF_ROWS = (
+    *("ann_paths", "tasks", "group_column"),
+    *("on_bad_rows", "verify_files", "val_fraction"),
+)
+_OF_STREAMS = ("batch_by_image", "shuffle_window", "stream_memory_mb", "cache_dir", "cache_gb")
+
+
 def names_in(text: str) -> list[str]:
     """The parts of a comma-separated setting."""
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -110,132 +59,199 @@ def names_in(text: str) -> list[str]:
 class DataSettings(CheckedSettings):
     """Data: where images, masks, questions and answers are read"""
 
-    data_root: str = _setting("", "Folder that all paths in the CSV files are relative to")
-    ann_paths: str | None = _setting(
+    data: str | None = setting(
+        None,
+        "Dataset made by 'launch/data.py build', streamed while training: a folder or "
+        "s3://bucket/folder (instead of DATA_ROOT)",
+    )
+    data_root: str = setting(
+        "", "Folder with images, masks and CSV files; all paths in the files are relative to it"
+    )
+    ann_paths: str | None = setting(
         None,
         "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
     )
-    tasks: str | None = _setting(
+    tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
     )
-    group_column: str | None = _setting(
+    group_column: str | None = setting(
         None,
         "Column that names the patient or study; images of one are held out together "
         "(default: a column such as patient_id, else the file names of known datasets)",
     )
-    on_bad_rows: Literal["error", "skip"] = _setting(
+    on_bad_rows: Literal["error", "skip"] = setting(
         "error", "A row that cannot be used: stop with file and line, or skip, count and list it"
     )
-    verify_files: bool = _setting(
+    verify_files: bool = setting(
         True,
         "Decode every image and mask and tokenise every text before training, so that a bad row "
         "shows now and not after hours",
     )
-    val_fraction: float = _setting(
+    val_fraction: float = setting(
         0.1,
         "Share of training images held out for validation when no row is labelled val",
-        _fraction,
+        fraction,
         "0 <= value < 1",
     )
-    prompt_template: Literal["released", "llava_med"] = _setting(
+    prompt_template: Literal["released", "llava_med"] = setting(
         "released",
         "Text around the question: that of the released PRS-Med models, or LLaVA-Med's "
         "own [INST] form",
     )
-    max_length: int = _setting(
+    max_length: int = setting(
         2048,
         "Longest allowed sequence in tokens, image included; a longer sample is an error",
-        _positive,
+        positive,
         "a positive number",
     )
-    num_workers: int = _setting(
-        2, "Loader processes per rank (0: load in the training process)", _not_negative, "0 or more"
+    num_workers: int = setting(
+        2,
+        "Loader processes per rank, or with DATA threads (0: load in the training process)",
+        not_negative,
+        "0 or more",
     )
+    augment_intensity: float = setting(
+        0.0,
+        "Strength of random brightness, contrast and gamma changes of training images (0: none)",
+        share,
+        "0 <= value <= 1",
+    )
+    augment_flip: float = setting(
+        0.0,
+        "Probability of flipping a training image, horizontally and vertically each; mask and "
+        "words of place are flipped along, and what cannot be flipped consistently is left",
+        share,
+        "0 <= value <= 1",
+    )
+    batch_by_image: bool = setting(
+        False,
+        "With DATA: BATCH_SIZE counts images, each with all its questions, and encoders run once "
+        "per image; every image weighs the same in the loss",
+    )
+    shuffle_window: int = setting(
+        128,
+        "With DATA: row groups (some megabytes each) whose samples are mixed at a time",
+        positive,
+        "a positive number",
+    )
+    stream_memory_mb: int = setting(
+        1024,
+        "With DATA: memory per process for row groups that are read ahead, in MiB",
+        positive,
+        "a positive number",
+    )
+    cache_dir: str | None = setting(
+        None,
+        "With DATA: folder on local disk that keeps what was read, for all processes of a node and "
+        "for later runs (default: no cache)",
+    )
+    cache_gb: float = setting(
+        50.0, "Most that CACHE_DIR may hold, in GiB", positive, "a positive number"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data and self.data_root:
+            raise SettingError("--data and --data_root exclude each other: give one of them")
+        changed = [
+            spec.name
+            for spec in dataclasses.fields(DataSettings)
+            if getattr(self, spec.name) != spec.default
+        ]
+        for name in changed:
+            if self.data and name in _OF_ROWS:
+                raise SettingError(
+                    f"--{name} belongs to --data_root: the dataset in --data was built already; "
+                    "give it to 'launch/data.py build'"
+                )
+            if self.data_root and name in _OF_STREAMS:
+                raise SettingError(
+                    f"--{name} belongs to --data: make a dataset with 'launch/data.py build', "
+                    "or drop it"
+                )
+        if "cache_gb" in changed and not self.cache_dir:
+            raise SettingError("--cache_gb has no effect without --cache_dir: add it")
 
 
 @dataclass(kw_only=True)
 class ModelSettings(CheckedSettings):
     """Model: which weights, and which of them are trained"""
 
-    vlm_path: str = _setting(
+    vlm_path: str = setting(
         "", "LLaVA-Med weights: a folder or hub id, original (llava_mistral) or transformers layout"
     )
-    vision_tower: str | None = _setting(
+    vision_tower: str | None = setting(
         None,
         "CLIP tower from a folder or hub id, such as openai/clip-vit-large-patch14-336 "
         "(default: the one among VLM_PATH's weights)",
     )
-    sam_ckpt: str = _setting(
-        "", "Weights of the segmentation encoder, for example tinysam_42.3.pth"
-    )
-    init_from: str | None = _setting(
+    sam_ckpt: str = setting("", "Weights of the segmentation encoder, for example tinysam_42.3.pth")
+    init_from: str | None = setting(
         None,
         "Folder with trained weights to go on from, such as an imported released checkpoint: "
         "adapter, segmentation side and modalities are taken from it, SAM_CKPT is not needed",
     )
-    encoder_type: str = _setting(
+    encoder_type: str = setting(
         "tinysam",
         f"Family of the segmentation encoder: {', '.join(ENCODERS)}",
         lambda v: v in ENCODERS,
         ", ".join(ENCODERS),
     )
-    image_size: int = _setting(
+    image_size: int = setting(
         0,
         "Side in pixels of the segmentation encoder's input and of the training masks "
         "(0: what the encoder was trained at, 1024, or 256 for sam_med2d)",
-        _not_negative,
+        not_negative,
         "0, or at least 64",
     )
-    image_fit: Literal["stretch", "pad"] = _setting(
+    image_fit: Literal["stretch", "pad"] = setting(
         "stretch",
         "How an image becomes square for the segmentation encoder: stretched, as the released "
         "models were trained, or scaled as a whole and padded",
     )
-    load_4bit: bool = _setting(
-        False, "Keep the frozen language model in 4 bits (nf4, double quant)"
-    )
-    load_8bit: bool = _setting(False, "Keep the frozen language model in 8 bits (LLM.int8)")
-    precision: Literal["bf16", "fp32"] = _setting(
+    load_4bit: bool = setting(False, "Keep the frozen language model in 4 bits (nf4, double quant)")
+    load_8bit: bool = setting(False, "Keep the frozen language model in 8 bits (LLM.int8)")
+    precision: Literal["bf16", "fp32"] = setting(
         "bf16", "Arithmetic of the language model (the segmentation side is always fp32)"
     )
-    attention: Literal["auto", "flash", "sdpa"] = _setting(
+    attention: Literal["auto", "flash", "sdpa"] = setting(
         "auto",
         "Attention kernels of the language model: flash-attn where usable, else PyTorch's; "
         "flash is an error where it cannot run",
     )
-    finetune: Literal["lora", "full"] = _setting(
+    finetune: Literal["lora", "full"] = setting(
         "lora", "Train LoRA adapters, or all weights of the language model"
     )
-    lora_rank: int = _setting(16, "Rank of the LoRA matrices", _positive, "a positive number")
-    lora_alpha: float = _setting(
-        16, "LoRA scale: updates are multiplied by alpha / rank", _positive, "a positive number"
+    lora_rank: int = setting(16, "Rank of the LoRA matrices", positive, "a positive number")
+    lora_alpha: float = setting(
+        16, "LoRA scale: updates are multiplied by alpha / rank", positive, "a positive number"
     )
-    lora_dropout: float = _setting(
-        0.1, "Dropout in front of the LoRA matrices", _fraction, "0 <= value < 1"
+    lora_dropout: float = setting(
+        0.1, "Dropout in front of the LoRA matrices", fraction, "0 <= value < 1"
     )
-    lora_targets: str = _setting(
+    lora_targets: str = setting(
         "q_proj,k_proj,v_proj,o_proj",
         "Comma-separated linear layers of the language model that get LoRA",
     )
-    train_projector: bool = _setting(False, "Also train the projector from CLIP to language model")
-    freeze_encoder: bool = _setting(False, "Do not train the segmentation encoder")
-    freeze_decoder: bool = _setting(False, "Do not train the mask decoder")
-    freeze_mllm: bool = _setting(
+    train_projector: bool = setting(False, "Also train the projector from CLIP to language model")
+    freeze_encoder: bool = setting(False, "Do not train the segmentation encoder")
+    freeze_decoder: bool = setting(False, "Do not train the mask decoder")
+    freeze_mllm: bool = setting(
         False, "Do not train the language model or its LoRA: the segmentation side alone learns"
     )
-    decoder_dropout: float = _setting(
-        0.1, "Dropout in the mask decoder's transformer layer", _fraction, "0 <= value < 1"
+    decoder_dropout: float = setting(
+        0.1, "Dropout in the mask decoder's transformer layer", fraction, "0 <= value < 1"
     )
-    prompt_tokens: Literal["question", "all"] = _setting(
+    prompt_tokens: Literal["question", "all"] = setting(
         "question",
         "Hidden states that the mask decoder sees: image and question, or also the "
         "answer (only to continue a checkpoint that was trained so)",
     )
-    gradient_checkpointing: bool = _setting(
+    gradient_checkpointing: bool = setting(
         False, "Recompute the language model's activations in the backward pass to save memory"
     )
-    compile_model: bool = _setting(False, "Compile COMPILE_REGIONS with torch.compile")
-    compile_regions: str = _setting(
+    compile_model: bool = setting(False, "Compile COMPILE_REGIONS with torch.compile")
+    compile_regions: str = setting(
         COMPILED_BY_DEFAULT,
         f"Comma-separated parts that --compile_model compiles: {', '.join(COMPILED_REGIONS)} "
         "(the last one layer by layer)",
@@ -265,18 +281,16 @@ class ModelSettings(CheckedSettings):
 class LossSettings(CheckedSettings):
     """Loss: what is minimised; every term is a mean over the samples of the global batch"""
 
-    segmentation_loss: Literal["structure", "bce_dice"] = _setting(
+    segmentation_loss: Literal["structure", "bce_dice"] = setting(
         "structure", "Mask loss: boundary-weighted BCE + IoU, or BCE + Dice"
     )
-    lambda_seg: float = _setting(1.0, "Weight of the mask loss", _not_negative, "0 or more")
-    lambda_txt: float = _setting(
-        1.0, "Weight of the text loss (answer and end token)", _not_negative, "0 or more"
+    lambda_seg: float = setting(1.0, "Weight of the mask loss", not_negative, "0 or more")
+    lambda_txt: float = setting(
+        1.0, "Weight of the text loss (answer and end token)", not_negative, "0 or more"
     )
-    cls_loss_weight: float = _setting(
-        0.5, "Weight of the modality loss", _not_negative, "0 or more"
-    )
-    cls_loss_epochs: int = _setting(
-        5, "Epochs during which the modality loss is used", _not_negative, "0 or more"
+    cls_loss_weight: float = setting(0.5, "Weight of the modality loss", not_negative, "0 or more")
+    cls_loss_epochs: int = setting(
+        5, "Epochs during which the modality loss is used", not_negative, "0 or more"
     )
 
 
@@ -284,78 +298,78 @@ class LossSettings(CheckedSettings):
 class OptimSettings(CheckedSettings):
     """Optimisation: steps, batches and the learning rate"""
 
-    epochs: float = _setting(
-        20, "Passes over the training data (a fraction is allowed)", _positive, "a positive number"
+    epochs: float = setting(
+        20, "Passes over the training data (a fraction is allowed)", positive, "a positive number"
     )
-    batch_size: int = _setting(
-        4, "Samples per process and forward pass", _positive, "a positive number"
+    batch_size: int = setting(
+        4, "Samples per process and forward pass", positive, "a positive number"
     )
-    gradient_accumulation_steps: int = _setting(
+    gradient_accumulation_steps: int = setting(
         1,
         "Forward passes per optimizer step; the global batch is batch_size x this x processes",
-        _positive,
+        positive,
         "a positive number",
     )
-    learning_rate: float = _setting(
+    learning_rate: float = setting(
         1e-4,
         "Peak learning rate of AdamW: of LoRA, and of what has no rate of its own below",
-        _positive,
+        positive,
         "a positive number",
     )
-    encoder_learning_rate: float | None = _setting(
+    encoder_learning_rate: float | None = setting(
         None,
         "Peak learning rate of the segmentation encoder (default: LEARNING_RATE)",
-        _positive,
+        positive,
         "a positive number",
     )
-    decoder_learning_rate: float | None = _setting(
+    decoder_learning_rate: float | None = setting(
         None,
         "Peak learning rate of mask decoder and modality head (default: LEARNING_RATE)",
-        _positive,
+        positive,
         "a positive number",
     )
-    weight_decay: float = _setting(
-        1e-5, "AdamW's decoupled weight decay (matrices only)", _not_negative, "0 or more"
+    weight_decay: float = setting(
+        1e-5, "AdamW's decoupled weight decay (matrices only)", not_negative, "0 or more"
     )
-    warmup_ratio: float = _setting(
-        0.03, "Share of all steps with a linearly rising learning rate", _fraction, "0 <= value < 1"
+    warmup_ratio: float = setting(
+        0.03, "Share of all steps with a linearly rising learning rate", fraction, "0 <= value < 1"
     )
-    min_lr_ratio: float = _setting(
-        0.01, "Where the cosine ends, as a share of the peak", _fraction, "0 <= value < 1"
+    min_lr_ratio: float = setting(
+        0.01, "Where the cosine ends, as a share of the peak", fraction, "0 <= value < 1"
     )
-    max_grad_norm: float = _setting(
+    max_grad_norm: float = setting(
         1.0,
         "Clip the norm of all gradients, both engines together (0: never)",
-        _not_negative,
+        not_negative,
         "0 or more",
     )
-    ema_decay: float = _setting(
+    ema_decay: float = setting(
         0.0,
         "Validate and keep a moving average of the trained weights, of which each step keeps this "
         "share, such as 0.999 (0: the weights themselves)",
-        _fraction,
+        fraction,
         "0 <= value < 1",
     )
-    max_bad_steps: int = _setting(
+    max_bad_steps: int = setting(
         10,
         "Stop after this many consecutive steps whose loss or gradient is not finite",
-        _positive,
+        positive,
         "a positive number",
     )
-    seed: int = _setting(0, "Seed of weights, dropout and data order", _not_negative, "0 or more")
+    seed: int = setting(0, "Seed of weights, dropout and data order", not_negative, "0 or more")
 
 
 @dataclass(kw_only=True)
 class RunSettings(CheckedSettings):
     """Run: where results go"""
 
-    save_dir: str = _setting("runs/prs-med", "Folder for metrics, settings and trained weights")
-    deepspeed: str = _setting("", "DeepSpeed configuration, for example ds_configs/zero2.json")
-    log_every: int = _setting(
-        10, "Steps between two lines of metrics.jsonl", _positive, "a positive number"
+    save_dir: str = setting("runs/prs-med", "Folder for metrics, settings and trained weights")
+    deepspeed: str = setting("", "DeepSpeed configuration, for example ds_configs/zero2.json")
+    log_every: int = setting(
+        10, "Steps between two lines of metrics.jsonl", positive, "a positive number"
     )
-    max_steps: int = _setting(
-        0, "Stop after this many optimizer steps (0: after EPOCHS)", _not_negative, "0 or more"
+    max_steps: int = setting(
+        0, "Stop after this many optimizer steps (0: after EPOCHS)", not_negative, "0 or more"
     )
 
 
@@ -394,70 +408,68 @@ STRUCTURE = (
 class UsedModelSettings(CheckedSettings):
     """Model: which trained weights, and how they answer"""
 
-    checkpoint: str = _setting("", "Folder with trained weights, such as runs/prs-med/best")
-    vlm_path: str | None = _setting(
+    checkpoint: str = setting("", "Folder with trained weights, such as runs/prs-med/best")
+    vlm_path: str | None = setting(
         None, "Base model, if it has moved since training (default: where it was then)"
     )
-    vision_tower: str | None = _setting(
+    vision_tower: str | None = setting(
         None, "Its CLIP tower, if training took one from elsewhere and that has moved"
     )
-    batch_size: int = _setting(8, "Questions answered at once", _positive, "a positive number")
-    max_new_tokens: int = _setting(64, "Longest answer in tokens", _positive, "a positive number")
-    temperature: float = _setting(
+    batch_size: int = setting(8, "Questions answered at once", positive, "a positive number")
+    max_new_tokens: int = setting(64, "Longest answer in tokens", positive, "a positive number")
+    temperature: float = setting(
         0.0,
         "0: always the likeliest token; else tokens are drawn, the higher the more varied",
-        _not_negative,
+        not_negative,
         "0 or more",
     )
-    top_p: float = _setting(
+    top_p: float = setting(
         1.0,
         "Draw only from the likeliest tokens that together have this probability",
         lambda v: 0 < v <= 1,
         "0 < value <= 1",
     )
-    seed: int = _setting(0, "Seed of drawn tokens and of drawn samples", _not_negative, "0 or more")
+    seed: int = setting(0, "Seed of drawn tokens and of drawn samples", not_negative, "0 or more")
 
 
 @dataclass(kw_only=True)
 class EvaluationSettings(UsedModelSettings):
     """Evaluation: which model answers which questions"""
 
-    data_root: str = _setting("", "Folder that all paths in the CSV files are relative to")
-    ann_paths: str | None = _setting(
+    data_root: str = setting("", "Folder that all paths in the CSV files are relative to")
+    ann_paths: str | None = setting(
         None,
         "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
     )
-    tasks: str | None = _setting(
+    tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
     )
-    split: Literal["train", "val", "test"] = _setting("test", "Rows to evaluate")
-    output_dir: str = _setting(
-        "runs/evaluation", "Folder for metrics, per-sample results, pictures"
-    )
-    pictures: int = _setting(12, "Samples shown on the picture sheet", _not_negative, "0 or more")
+    split: Literal["train", "val", "test"] = setting("test", "Rows to evaluate")
+    output_dir: str = setting("runs/evaluation", "Folder for metrics, per-sample results, pictures")
+    pictures: int = setting(12, "Samples shown on the picture sheet", not_negative, "0 or more")
 
 
 @dataclass(kw_only=True)
 class InferenceSettings(UsedModelSettings):
     """Inference: which questions about which images"""
 
-    image: str | None = _setting(None, "One image file; needs --question")
-    question: str | None = _setting(None, "The question about --image")
-    data_root: str | None = _setting(
+    image: str | None = setting(None, "One image file; needs --question")
+    question: str | None = setting(None, "The question about --image")
+    data_root: str | None = setting(
         None, "Instead of one image: folder that all paths in the CSV files are relative to"
     )
-    ann_paths: str | None = _setting(
+    ann_paths: str | None = setting(
         None,
         "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
     )
-    tasks: str | None = _setting(
+    tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
     )
-    split: Literal["train", "val", "test"] = _setting("test", "Rows to answer, by their split")
-    num_samples: int = _setting(
-        0, "Answer this many rows, drawn by SEED (0: all)", _not_negative, "0 or more"
+    split: Literal["train", "val", "test"] = setting("test", "Rows to answer, by their split")
+    num_samples: int = setting(
+        0, "Answer this many rows, drawn by SEED (0: all)", not_negative, "0 or more"
     )
-    output_dir: str = _setting(
+    output_dir: str = setting(
         "runs/inference", "New folder for masks, triplets of pictures and results.csv"
     )
 
@@ -478,15 +490,15 @@ class InferenceSettings(UsedModelSettings):
 class ImportSettings(CheckedSettings):
     """Import: a released PRS-Med checkpoint becomes a folder with trained weights"""
 
-    released: str = _setting(
+    released: str = setting(
         "", "Folder with lora_adapter/, tokenizer/, image_encoder.pth, mask_decoder.pth and cls.pth"
     )
-    vlm_path: str = _setting("", "LLaVA-Med weights that it was trained on: a folder or hub id")
-    vision_tower: str | None = _setting(
+    vlm_path: str = setting("", "LLaVA-Med weights that it was trained on: a folder or hub id")
+    vision_tower: str | None = setting(
         None, "CLIP tower from a folder or hub id (default: the one among VLM_PATH's weights)"
     )
-    output_dir: str = _setting("", "New folder for the trained weights")
-    modalities: str | None = _setting(
+    output_dir: str = setting("", "New folder for the trained weights")
+    modalities: str | None = setting(
         None,
         "Comma-separated names of the modality head's classes in order (default: the six of the "
         "released training code)",
@@ -497,9 +509,9 @@ class ImportSettings(CheckedSettings):
 class ExportSettings(CheckedSettings):
     """Export: a folder with trained weights becomes a released PRS-Med checkpoint"""
 
-    checkpoint: str = _setting("", "Folder with trained weights, such as runs/prs-med/best")
-    output_dir: str = _setting("", "New folder for the released layout")
-    sam_ckpt: str | None = _setting(
+    checkpoint: str = setting("", "Folder with trained weights, such as runs/prs-med/best")
+    output_dir: str = setting("", "New folder for the released layout")
+    sam_ckpt: str | None = setting(
         None,
         "Published file of the segmentation encoder, whose unused parts the released layout holds "
         "too (default: the one trained from)",

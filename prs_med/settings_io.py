@@ -15,18 +15,16 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from prs_med.checked_settings import CheckedSettings, SettingError, without_none
 from prs_med.config import (
     PRESETS,
     STRUCTURE,
-    CheckedSettings,
     DataSettings,
     LossSettings,
     ModelSettings,
     OptimSettings,
     RunSettings,
-    SettingError,
     Settings,
-    without_none,
 )
 from prs_med.old_spellings import modernise
 

@@ -10,12 +10,13 @@ _HORIZONTAL = r"left|right"
 _CENTER = r"center|centre|middle|central"
 _GAP = r"[\s,/-]+(?:and\s+)?"
 
-# Words of place that belong to the name of a structure ("the left lung", "right upper lobe") say
-# nothing about where it lies in the image.
-_ANATOMY = re.compile(
+ANATOMY = re.compile(
     rf"\b(?:(?:{_VERTICAL}|{_HORIZONTAL}|{_CENTER})[\s-]+)+"
     r"(?:lungs?|lobes?|breasts?|kidneys?|hemispheres?|ventricles?|atrium|eye|grade|jaw)\b"
 )
+"""Words of place that belong to the name of a structure ("the left lung", "right upper lobe"): they
+say nothing about where it lies in the image. Texts are in small letters."""
+
 # Anything said about nearness to the centre; these words name no zone.
 _NEARNESS = re.compile(
     rf"\b(?:(?P<not>not|never)\s+(?:\w+\s+){{0,2}}?)?"
@@ -51,7 +52,7 @@ def parse_position(text: str) -> ParsedPosition:
     has none. Answers mention nearness only where it holds, so an answer that names a zone and says
     nothing more is near the centre exactly when the zone is the centre.
     """
-    text = _ANATOMY.sub(" ", re.sub(r"n['\u2019]t\b", " not", text.lower()))
+    text = ANATOMY.sub(" ", re.sub(r"n['\u2019]t\b", " not", text.lower()))
     zones = {_zone(match) for match in _ZONE.finditer(_NEARNESS.sub(" ", text)) if not match["not"]}
     zone = zones.pop() if len(zones) == 1 else None
     statements = {

@@ -11,7 +11,9 @@ from prs_med.data.samples import Sample
 
 
 class Collator:
-    """Stacks samples; sequences are padded on the right."""
+    """Stacks samples; sequences are padded on the right.
+
+    Samples that share an image's tensors share its place in the batch."""
 
     def __init__(self, pad_token: int, prompt_tokens: Literal["question", "all"]) -> None:
         """``prompt_tokens``: whether the mask decoder sees only image and question, or all."""
@@ -37,9 +39,13 @@ class Collator:
             label_sample.append(torch.full((len(ids) - prompt_length,), row))
         prompt_mask &= attention_mask
         longest_prompt = int(prompt_mask.sum(1).max())
+        images = {id(s.image_vlm): s for s in samples}
+        places = {key: place for place, key in enumerate(images)}
+        index = torch.tensor([places[id(s.image_vlm)] for s in samples])
         return Batch(
-            image_vlm=torch.stack([s.image_vlm for s in samples]),
-            image_seg=torch.stack([s.image_seg for s in samples]),
+            image_vlm=torch.stack([s.image_vlm for s in images.values()]),
+            image_seg=torch.stack([s.image_seg for s in images.values()]),
+            image_index=index if len(images) < len(samples) else None,
             mask=torch.stack([s.mask for s in samples]),
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -48,6 +54,6 @@ class Collator:
             labels=torch.cat(labels),
             label_sample=torch.cat(label_sample),
             modality=torch.tensor([s.modality for s in samples]),
-            weight=torch.tensor([float(s.counts) for s in samples]),
+            weight=torch.tensor([s.weight for s in samples]),
             row_ids=tuple(s.row_id for s in samples),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -30,9 +31,14 @@ def load_image(path: Path) -> Image.Image:
     Raises:
         DataError: the file is missing, unreadable or truncated, or holds values beyond 16 bits.
     """
-    image = _decode(path)
+    return decode_image(_bytes(path), str(path))
+
+
+def decode_image(data: bytes, where: str) -> Image.Image:
+    """:func:`load_image` from the bytes of a file; ``where`` names it in errors."""
+    image = _decode(data, where)
     if image.mode == "F" or image.mode.startswith("I"):
-        values = _wide_values(image, path)
+        values = _wide_values(image, where)
         return Image.fromarray((values // 256).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
@@ -48,9 +54,14 @@ def load_mask(path: Path) -> np.ndarray:
         DataError: the file is missing, unreadable or truncated, or its values reach neither 0/1
             nor the upper half of the range, so that it would be silently empty.
     """
-    image = _decode(path)
+    return decode_mask(_bytes(path), str(path))
+
+
+def decode_mask(data: bytes, where: str) -> np.ndarray:
+    """:func:`load_mask` from the bytes of a file; ``where`` names it in errors."""
+    image = _decode(data, where)
     if image.mode == "F" or image.mode.startswith("I"):
-        values = _wide_values(image, path)
+        values = _wide_values(image, where)
     elif image.mode in ("1", "L"):
         values = np.asarray(image.convert("L"))
         if image.mode == "1":
@@ -63,7 +74,7 @@ def load_mask(path: Path) -> np.ndarray:
     threshold = 127 if highest <= 255 else 32767
     if highest <= threshold:
         raise DataError(
-            f"{path}: mask values reach only {highest}, so nothing is foreground; "
+            f"{where}: mask values reach only {highest}, so nothing is foreground; "
             "save the mask with values 0 and 1, or 0 and 255"
         )
     return (values > threshold).astype(np.uint8)
@@ -105,25 +116,32 @@ def resize_shortest_edge_center_crop(image: Image.Image, size: int) -> Image.Ima
     return scaled.crop((left, top, left + size, top + size))
 
 
-def _decode(path: Path) -> Image.Image:
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
+def _decode(data: bytes, where: str) -> Image.Image:
     # Another library may have told Pillow to fill missing pixels with grey; a model would then
     # train on them without a word.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
             return image
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
     except _DECODE_ERRORS as error:
         raise DataError(
-            f"{path}: not a readable image ({error}); replace the file or remove its rows"
+            f"{where}: not a readable image ({error}); replace the file or remove its rows"
         ) from error
 
 
-def _wide_values(image: Image.Image, path: Path) -> np.ndarray:
+def _wide_values(image: Image.Image, where: str) -> np.ndarray:
     """The pixels of a 16-bit image; wider types have no scale to reduce them by."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{path}: pixels wider than 16 bits; save the file as 8 or 16 bits")
+        raise DataError(f"{where}: pixels wider than 16 bits; save the file as 8 or 16 bits")
     return values

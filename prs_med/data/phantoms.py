@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from prs_med.data.position import ZONES, describe, position_of, position_statement
 
@@ -27,7 +28,9 @@ QUESTIONS = (
 )
 
 
-def write_phantoms(root: Path, images: dict[str, int], size: int, seed: int) -> None:
+def write_phantoms(
+    root: Path, images: dict[str, int], size: int, seed: int, show_progress: bool = False
+) -> None:
     """Write images, masks and annotation files under `root`.
 
     The images of a split are dealt out over the four modalities in turn, and within a modality
@@ -39,6 +42,7 @@ def write_phantoms(root: Path, images: dict[str, int], size: int, seed: int) -> 
             together.
         size: edge of the square images in pixels, at least 32.
         seed: another seed draws other images.
+        show_progress: draw a bar.
 
     Raises:
         ValueError: an unknown split, a negative number, or too small a size.
@@ -49,17 +53,20 @@ def write_phantoms(root: Path, images: dict[str, int], size: int, seed: int) -> 
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
     (root / "annotations").mkdir(parents=True, exist_ok=True)
+    bar = tqdm(total=sum(images.values()), desc="drawing", unit="image", disable=not show_progress)
     for number, modality in enumerate(_MODALITIES):
         rows: list[tuple[str, ...]] = []
         for split in (split for split in SPLITS if split in images):
             count = len(range(number, images[split], len(_MODALITIES)))
             rows += _write_split(root, modality, split, count, size, [seed, number])
+            bar.update(count)
         with open(
             root / "annotations" / f"{modality.task}.csv", "w", newline="", encoding="utf-8"
         ) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(rows)
+    bar.close()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ TEMPLATES = {
 }
 
 
+_ROOM = 4
+"""The end token, and the space that SentencePiece may put in front of a text."""
+
+
 @dataclass(frozen=True)
 class EncodedText:
     """Token ids of one sample; the first ``prompt_length`` are image and question."""
@@ -69,6 +73,11 @@ class PromptEncoder:
                 f"--max_length {self._max_length}; shorten the text or raise --max_length"
             )
         return EncodedText(ids, len(prompt))
+
+    def fits(self, text_bytes: int) -> bool:
+        """Whether a question and its answer of so many UTF-8 bytes are short enough for certain:
+        a token stands for one byte at least."""
+        return len(self.prompt("")) + text_bytes + _ROOM <= self._max_length
 
     def _question_text(self, question: str) -> str:
         return f"{self._template.before_question}{question}{self._template.after_question}"

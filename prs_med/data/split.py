@@ -62,6 +62,14 @@ def split_records(records: Sequence[Record], val_fraction: float, seed: int) -> 
     return Splits(train, val, test, held_out=bool(val), shared_groups=shared)
 
 
+def held_out_text(val_fraction: float) -> str:
+    """How validation images were chosen where none were labelled."""
+    return (
+        f"no row is labelled val: {val_fraction:.0%} of the training images are held out for "
+        "validation (--val_fraction)"
+    )
+
+
 def _resolved_images(records: Sequence[Record]) -> dict[Path, Path]:
     """Every image path with its links followed: two names of one file are one image."""
     return {path: path.resolve() for path in {record.image_path for record in records}}

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from prs_med.data.images import load_image, load_mask
+from prs_med.data.overlay import fitted, overlay
 from prs_med.evaluate.evaluation import Result
 
 TILE = 176
@@ -44,9 +45,9 @@ def draw_triplet(image: Image.Image, truth: np.ndarray | None, mask: np.ndarray)
     middle = (
         Image.new("RGB", image.size, (238, 238, 238))
         if truth is None
-        else _overlay(image, truth, TRUTH_COLOUR)
+        else overlay(image, truth, TRUTH_COLOUR)
     )
-    for column, tile in enumerate((image, middle, _overlay(image, mask, PREDICTION_COLOUR))):
+    for column, tile in enumerate((image, middle, overlay(image, mask, PREDICTION_COLOUR))):
         sheet.paste(tile, (column * (image.width + MARGIN), 0))
     return sheet
 
@@ -56,17 +57,11 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, result: Result, top
     truth = load_mask(result.record.mask_path).astype(bool)
     tiles = (
         image,
-        _overlay(image, truth, TRUTH_COLOUR),
-        _overlay(image, result.mask, PREDICTION_COLOUR),
+        overlay(image, truth, TRUTH_COLOUR),
+        overlay(image, result.mask, PREDICTION_COLOUR),
     )
     for column, tile in enumerate(tiles):
-        place = Image.new("RGB", (TILE, TILE), (238, 238, 238))
-        tile.thumbnail((TILE, TILE))
-        if max(tile.size) < TILE:
-            scale = TILE / max(tile.size)
-            tile = tile.resize((round(tile.width * scale), round(tile.height * scale)))
-        place.paste(tile, ((TILE - tile.width) // 2, (TILE - tile.height) // 2))
-        sheet.paste(place, (MARGIN + column * (TILE + MARGIN), top))
+        sheet.paste(fitted(tile, TILE), (MARGIN + column * (TILE + MARGIN), top))
     left = MARGIN + 3 * (TILE + MARGIN)
     verdict = {True: "right zone", False: "wrong zone", None: "no zone to compare"}
     lines = [
@@ -83,9 +78,3 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, result: Result, top
 
 def _wrapped(text: str, colour: tuple[int, int, int]) -> list[tuple[str, tuple[int, int, int]]]:
     return [(line, colour) for line in textwrap.wrap(text, _CHARACTERS_PER_LINE)]
-
-
-def _overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
-    pixels = np.asarray(image).astype(float)
-    pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
-    return Image.fromarray(pixels.astype(np.uint8))

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from prs_med.config import EvaluationSettings, InferenceSettings, Settings
-from prs_med.data.loading import annotation_paths, tasks_in
 from prs_med.data.records import DataError, Record
+from prs_med.data.rows import annotation_paths, tasks_in
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
 
@@ -35,6 +35,11 @@ def records_of_split(
             annotations.repaired_rows[0],
         )
     splits = split_records(annotations.records, trained_with.val_fraction, trained_with.seed)
+    if settings.split != "test" and splits.held_out and trained_with.data:
+        raise DataError(
+            f"--split {settings.split}: no row is labelled val, and which images training held out "
+            f"was decided when the dataset {trained_with.data} was built; label the rows"
+        )
     records = {"train": splits.train, "val": splits.val, "test": splits.test}[settings.split]
     wanted = tasks_in(settings.tasks)
     records = [record for record in records if wanted is None or record.task in wanted]

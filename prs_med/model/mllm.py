@@ -91,27 +91,30 @@ class Mllm(nn.Module):
         attention_mask: Tensor,
         image: Tensor,
         label_index: Tensor,
+        image_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Last hidden states of all positions and logits of the supervised ones.
 
         Args:
             input_ids: (B, T) int64, with :data:`IMAGE_TOKEN` where image features go.
             attention_mask: (B, T) bool, False at padding (on the right).
-            image: (B, 3, S, S) uint8, square images of the CLIP tower's size.
+            image: (I, 3, S, S) uint8, square images of the CLIP tower's size; each is encoded once.
             label_index: (N,) int64, positions in the flattened (B·T) sequence to predict from.
+            image_index: (B,) int64, the image of each sample; None where I = B and each sample has
+                its own.
 
         Returns:
             (B, T, D) hidden states and (N, V) logits, in the model's precision.
         """
         llava = self.llava
-        embeddings = self.embed(input_ids, image)
+        embeddings = self.embed(input_ids, image, image_index)
         hidden = llava.model.language_model(
             inputs_embeds=embeddings, attention_mask=attention_mask.long(), use_cache=False
         ).last_hidden_state
         supervised = hidden.flatten(0, 1).index_select(0, label_index)
         return hidden, llava.lm_head(supervised)
 
-    def embed(self, input_ids: Tensor, image: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, image: Tensor, image_index: Tensor | None = None) -> Tensor:
         """Token embeddings with image features in their places: (B, T, D)."""
         llava = self.llava
         is_image = input_ids == IMAGE_TOKEN
@@ -122,8 +125,10 @@ class Mllm(nn.Module):
             vision_feature_layer=llava.config.vision_feature_layer,
             vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
         ).pooler_output
-        flat = torch.cat(list(features)).to(embeddings.dtype)
-        return embeddings.masked_scatter(is_image[..., None], flat)
+        stacked = torch.stack(list(features)).to(embeddings.dtype)
+        if image_index is not None:
+            stacked = stacked.index_select(0, image_index)
+        return embeddings.masked_scatter(is_image[..., None], stacked)
 
     @torch.no_grad()
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor) -> Any:

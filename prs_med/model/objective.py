@@ -20,18 +20,26 @@ class LossTerms:
     text: Tensor
     modality: Tensor
 
-    def total(self, settings: LossSettings, epoch: float) -> Tensor:
-        """Weighted mean over the batch, a scalar; ``epoch`` counts passes over the data.
+    def total(self, settings: LossSettings, epoch: float, batch: Batch) -> Tensor:
+        """Mean over the batch, a scalar; ``epoch`` counts passes over the data.
 
-        Batches are of equal size on every rank and in every micro-batch, so the mean of these
-        means is the mean over the global batch, however it is split.
+        It is a mean over samples. In batches by image it is a mean over images of the mean over
+        each image's samples. Either are equally many on every rank and in every micro-batch, so the
+        mean of these means is the mean over the global batch, however it is split.
         """
         modality_weight = settings.cls_loss_weight if epoch < settings.cls_loss_epochs else 0.0
-        return (
+        each = (
             settings.lambda_seg * self.segmentation
             + settings.lambda_txt * self.text
             + modality_weight * self.modality
-        ).mean()
+        )
+        return weighted_mean(each, batch)
+
+
+def weighted_mean(values: Tensor, batch: Batch) -> Tensor:
+    """Mean of one value per sample, (B,), by the samples' weights, which add up to the number of
+    images of the batch."""
+    return (values * batch.weight).sum() / len(batch.image_seg)
 
 
 def loss_terms(outputs: Outputs, batch: Batch, settings: LossSettings) -> LossTerms:

@@ -34,11 +34,11 @@ def forward(
     ``mllm`` and ``segmentation`` are the modules of this package or engines around them.
     """
     hidden, text_logits = mllm(
-        batch.input_ids, batch.attention_mask, batch.image_vlm, batch.label_index
+        batch.input_ids, batch.attention_mask, batch.image_vlm, batch.label_index, batch.image_index
     )
     height, width = batch.mask.shape[-2:]
     prompt = hidden[:, : batch.prompt_mask.shape[1]]
     mask_logits, modality_logits = segmentation(
-        batch.image_seg, prompt, batch.prompt_mask, (height, width)
+        batch.image_seg, prompt, batch.prompt_mask, (height, width), batch.image_index
     )
     return Outputs(mask_logits, text_logits, modality_logits)

@@ -41,15 +41,22 @@ class SegmentationBranch(nn.Module):
         self.mask_decoder.requires_grad_(False)
 
     def forward(
-        self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, size: tuple[int, int]
+        self,
+        image: Tensor,
+        prompt: Tensor,
+        prompt_mask: Tensor,
+        size: tuple[int, int],
+        image_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute mask and modality.
 
         Args:
-            image: (B, 3, S, S) uint8.
+            image: (I, 3, S, S) uint8; each is encoded once.
             prompt: (B, P, D) hidden states in any float dtype.
             prompt_mask: (B, P) bool, True at real tokens; at least one per row.
             size: height and width of the masks.
+            image_index: (B,) int64, the image of each sample; None where I = B and each sample has
+                its own.
 
         Returns:
             (B, 1, *size) mask logits and (B, M) modality logits, float32.
@@ -57,4 +64,6 @@ class SegmentationBranch(nn.Module):
         pixels = normalise(image, *self._statistics)
         with torch.no_grad() if self._frozen_encoder else nullcontext():
             features = self.image_encoder(pixels)
+        if image_index is not None:
+            features = features.index_select(0, image_index)
         return self.mask_decoder(features, prompt, prompt_mask, size), self.cls(features)

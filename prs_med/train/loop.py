@@ -13,7 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from prs_med.batch import Batch
 from prs_med.config import Settings
 from prs_med.data.order import Rank
-from prs_med.model.objective import loss_terms
+from prs_med.model.objective import loss_terms, weighted_mean
 from prs_med.train.distributed import sum_over_ranks
 from prs_med.train.engines import Engines, StepResult
 from prs_med.train.schedule import learning_rate_factor
@@ -36,12 +36,12 @@ class LoopHooks:
     say: Callable[[str], None]
 
 
-def total_steps(settings: Settings, samples: int, world_size: int) -> int:
-    """Optimizer steps of the run: enough to see every sample ``epochs`` times."""
+def total_steps(settings: Settings, units: int, world_size: int) -> int:
+    """Optimizer steps of the run: enough to see every unit ``epochs`` times."""
     if settings.max_steps:
         return settings.max_steps
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * world_size
-    return max(1, math.ceil(settings.epochs * samples / global_batch))
+    return max(1, math.ceil(settings.epochs * units / global_batch))
 
 
 def train(
@@ -49,17 +49,17 @@ def train(
     batches: Iterator[Batch],
     settings: Settings,
     *,
-    samples: int,
+    units: int,
     rank: Rank,
     flops_per_token: float,
     hooks: LoopHooks,
 ) -> dict[str, float]:
-    """Train to the end and return the last validation scores.
+    """Train to the end and return the last validation scores; ``units`` are those of an epoch.
 
     Raises:
         TrainingStopped: after ``max_bad_steps`` steps in a row that were not finite.
     """
-    steps = total_steps(settings, samples, rank.world)
+    steps = total_steps(settings, units, rank.world)
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
     throughput = Throughput(flops_per_token)
     running = _RunningLosses(engines.device, rank.world)
@@ -71,7 +71,7 @@ def train(
         tqdm(total=steps, desc="training", unit="step", disable=rank.index != 0) as bar,
     ):
         for step in range(steps):
-            epoch = step * global_batch / samples
+            epoch = step * global_batch / units
             factor = learning_rate_factor(step, steps, settings.warmup_ratio, settings.min_lr_ratio)
             result, row_ids = _step(engines, batches, settings, epoch, factor, running, throughput)
             bar.update()
@@ -104,7 +104,7 @@ def train(
                     f"loss {losses['loss']:.3f} (mask {losses['loss_seg']:.3f}, "
                     f"text {losses['loss_txt']:.3f})"
                 )
-            if _ends_epoch(step, global_batch, samples) or step + 1 == steps:
+            if _ends_epoch(step, global_batch, units) or step + 1 == steps:
                 scores = hooks.validate(step + 1)
                 if scores:
                     hooks.log(step + 1, scores)
@@ -130,18 +130,21 @@ def _step(
     for _ in range(settings.gradient_accumulation_steps):
         batch = next(batches).to(engines.device)
         terms = loss_terms(engines.forward(batch), batch, settings)
-        loss = terms.total(settings, epoch)
+        loss = terms.total(settings, epoch, batch)
         engines.backward(loss)
         result = engines.step(rate_factor)
         row_ids += batch.row_ids
-        running.add(loss, terms.segmentation, terms.text, terms.modality)
+        means = (
+            weighted_mean(term, batch) for term in (terms.segmentation, terms.text, terms.modality)
+        )
+        running.add(loss, *means)
         throughput.count(len(batch), batch.input_ids.numel())
     assert result is not None, "accumulation ended without a step"
     return result, row_ids
 
 
-def _ends_epoch(step: int, global_batch: int, samples: int) -> bool:
-    return (step + 1) * global_batch // samples > step * global_batch // samples
+def _ends_epoch(step: int, global_batch: int, units: int) -> bool:
+    return (step + 1) * global_batch // units > step * global_batch // units
 
 
 class _RunningLosses:
@@ -153,7 +156,7 @@ class _RunningLosses:
         self._batches = 0
 
     def add(self, *losses: torch.Tensor) -> None:
-        self._sums += torch.stack([loss.detach().mean() for loss in losses]).double()
+        self._sums += torch.stack([loss.detach() for loss in losses]).double()
         self._batches += 1
 
     def read(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +13,16 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from prs_med.config import SettingError, Settings, names_in
+from prs_med.data.augment import Augmentation
 from prs_med.data.collate import Collator
-from prs_med.data.loading import (
-    evaluation_loader,
-    modality_vocabulary,
-    read_records,
-    training_loader,
-    verify_files,
-)
 from prs_med.data.order import Rank
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError
-from prs_med.data.samples import SampleDataset
-from prs_med.data.split import Splits, split_records
+from prs_med.data.rows import read_records, verify_files
+from prs_med.data.samples import Preparation
+from prs_med.data.split import Splits, held_out_text, split_records
+from prs_med.data.stream.streamed_data import StreamedData, StreamOptions
+from prs_med.data.training_data import LocalData, TrainingData
 from prs_med.inputs import image_sizes, prompt_encoder
 from prs_med.model.compiled import compile_regions
 from prs_med.model.encoders.registry import load_encoder
@@ -53,7 +51,7 @@ class _Parts:
     layout: LlavaLayout
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptEncoder
-    splits: Splits
+    data: TrainingData
     modalities: tuple[str, ...]
     mllm: Mllm
     segmentation: SegmentationBranch
@@ -65,7 +63,9 @@ def run(settings: Settings) -> None:
     Raises:
         SettingError, DataError, CheckpointError: with a message for the user.
     """
-    settings.require("data_root", "vlm_path", "deepspeed")
+    if not settings.data:
+        settings.require("data_root")
+    settings.require("vlm_path", "deepspeed")
     if not settings.init_from:
         settings.require("sam_ckpt")
     rank = distributed.start()
@@ -82,16 +82,12 @@ def run(settings: Settings) -> None:
 
     transformers.set_seed(settings.seed)
     parts = _build(settings, rank, save_dir, say)
+    what = "images with all their questions" if settings.batch_by_image else "samples"
     say(
-        f"{len(parts.splits.train)} training and {len(parts.splits.val)} validation samples, "
-        f"modalities: {', '.join(parts.modalities) or 'none named'}"
+        f"{parts.data.units} training {what} and {parts.data.validation_samples} validation "
+        f"samples, modalities: {', '.join(parts.modalities) or 'none named'}"
     )
-    if parts.splits.held_out:
-        say(
-            f"no row is labelled val: {settings.val_fraction:.0%} of the training images are held "
-            "out for validation (--val_fraction)"
-        )
-    elif not parts.splits.val:
+    if not parts.data.validation_samples:
         say("no validation: no row is labelled val, and nothing is held out")
     # Ranks differ in dropout only: weights were made alike above.
     torch.manual_seed(settings.seed * 1_000_003 + rank.index)
@@ -112,15 +108,17 @@ def _train(
     save_dir: Path,
     say: Callable[[str], None],
 ) -> None:
-    sizes = image_sizes(parts.layout, settings)
-    prompts = parts.prompts
+    preparation = Preparation(
+        parts.prompts,
+        image_sizes(parts.layout, settings),
+        parts.modalities,
+        Augmentation(settings.augment_intensity, settings.augment_flip),
+    )
     collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
-    train_set = SampleDataset(parts.splits.train, prompts, sizes, parts.modalities)
-    batches = training_loader(
-        train_set,
+    data = parts.data
+    batches = data.training_batches(
+        preparation,
         collator,
-        settings,
-        seed=settings.seed,
         micro_batch=settings.batch_size,
         accumulation=settings.gradient_accumulation_steps,
         rank=rank,
@@ -136,37 +134,41 @@ def _train(
     )
 
     def score(step: int) -> dict[str, float]:
-        if not parts.splits.val:
+        if not data.validation_samples:
             return {}
-        val_set = SampleDataset(parts.splits.val, prompts, sizes, parts.modalities)
-        loader = evaluation_loader(
-            val_set, collator, settings, micro_batch=settings.batch_size, rank=rank
+        loader = data.validation_batches(
+            preparation, collator, micro_batch=settings.batch_size, rank=rank
         )
         with engines.averaged():
             scores = validate(engines, loader, settings)
             kept.offer(step, scores)
         return scores
 
-    last_scores = train(
-        engines,
-        batches,
-        settings,
-        samples=len(train_set),
-        rank=rank,
-        flops_per_token=flops_per_token(parts.layout, settings),
-        hooks=LoopHooks(validate=score, log=metrics.write, say=say),
-    )
+    with closing(batches):
+        last_scores = train(
+            engines,
+            batches,
+            settings,
+            units=data.units,
+            rank=rank,
+            flops_per_token=flops_per_token(parts.layout, settings),
+            hooks=LoopHooks(validate=score, log=metrics.write, say=say),
+        )
     with engines.averaged():
         final = kept.finish(last_scores)
-    say(f"trained weights: {final}" + (" and best" if parts.splits.val else ""))
+    say(f"trained weights: {final}" + (" and best" if data.validation_samples else ""))
 
 
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
     layout = read_layout(settings.vlm_path, settings.vision_tower)
     tokenizer = load_tokenizer(layout)
     prompts = prompt_encoder(tokenizer, layout, settings)
-    splits = _read_splits(settings, prompts, rank, save_dir, say)
-    modalities = modality_vocabulary(splits.train)
+    data = (
+        _streamed(settings, prompts, rank, say)
+        if settings.data
+        else _local(settings, prompts, rank, save_dir, say)
+    )
+    modalities = data.modalities
     if settings.init_from:
         trained = open_trained(Path(settings.init_from))
         for name in ("encoder_type", "finetune"):
@@ -189,7 +191,7 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
     _freeze(settings, mllm, segmentation)
     if settings.compile_model:
         compile_regions(mllm, segmentation, names_in(settings.compile_regions))
-    return _Parts(layout, tokenizer, prompts, splits, modalities, mllm, segmentation)
+    return _Parts(layout, tokenizer, prompts, data, modalities, mllm, segmentation)
 
 
 def _freeze(settings: Settings, mllm: Mllm, segmentation: SegmentationBranch) -> None:
@@ -199,6 +201,43 @@ def _freeze(settings: Settings, mllm: Mllm, segmentation: SegmentationBranch) ->
         segmentation.freeze_encoder()
     if settings.freeze_decoder:
         segmentation.freeze_decoder()
+
+
+def _streamed(
+    settings: Settings, prompts: PromptEncoder, rank: Rank, say: Callable[[str], None]
+) -> StreamedData:
+    options = StreamOptions(
+        seed=settings.seed,
+        unit="image" if settings.batch_by_image else "question",
+        shuffle_window=settings.shuffle_window,
+        memory=settings.stream_memory_mb * 2**20,
+        num_workers=settings.num_workers,
+        cache_dir=Path(settings.cache_dir) if settings.cache_dir else None,
+        cache_bytes=int(settings.cache_gb * 2**30),
+    )
+    data = StreamedData(settings.data or "", options)
+    if distributed.from_rank_zero(data.fingerprint) != data.fingerprint:
+        raise DataError(
+            f"--data {settings.data}: rank {rank.index} finds another dataset there than rank 0"
+        )
+    if rank.index == 0:
+        data.check_lengths(prompts, say)
+    if data.held_out:
+        say(f"validation: {data.held_out}")
+    return data
+
+
+def _local(
+    settings: Settings,
+    prompts: PromptEncoder,
+    rank: Rank,
+    save_dir: Path,
+    say: Callable[[str], None],
+) -> LocalData:
+    splits = _read_splits(settings, prompts, rank, save_dir, say)
+    if splits.held_out:
+        say(held_out_text(settings.val_fraction))
+    return LocalData(splits.train, splits.val, seed=settings.seed, num_workers=settings.num_workers)
 
 
 def _read_splits(

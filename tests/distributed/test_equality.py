@@ -12,9 +12,8 @@ import transformers
 from safetensors.torch import load_file
 
 from prs_med.data.collate import Collator
-from prs_med.data.loading import modality_vocabulary, read_records
-from prs_med.data.order import Rank, training_batches
-from prs_med.data.samples import SampleDataset
+from prs_med.data.rows import modality_vocabulary, read_records
+from prs_med.data.samples import Preparation, SampleDataset, TrainingSamples
 from prs_med.data.split import split_records
 from prs_med.inputs import image_sizes, prompt_encoder
 from prs_med.model.encoders.registry import load_encoder
@@ -146,19 +145,20 @@ def reference(small) -> Reference:
             {"params": [p for p in trained.values() if p.ndim < 2], "weight_decay": 0.0},
         ]
     )
-    dataset = SampleDataset(
-        splits.train,
+    preparation = Preparation(
         prompt_encoder(load_tokenizer(layout), layout, settings),
         image_sizes(layout, settings),
         modalities,
     )
-    order = training_batches(len(dataset), settings.seed, GLOBAL_BATCH, 1, Rank(0, 1))
+    samples = TrainingSamples(SampleDataset(splits.train, preparation), settings.seed)
     gradients: dict[str, torch.Tensor] = {}
     norms, losses = [], []
     averages = {name: parameter.detach().clone() for name, parameter in trained.items()}
     for step in range(STEPS):
-        batch = Collator(0, "question")([dataset[index] for index in next(order)])
-        loss = loss_terms(forward(mllm, branch, batch), batch, settings).total(settings, 0)
+        batch = Collator(0, "question")(
+            [samples[step * GLOBAL_BATCH + i] for i in range(GLOBAL_BATCH)]
+        )
+        loss = loss_terms(forward(mllm, branch, batch), batch, settings).total(settings, 0, batch)
         optimizer.zero_grad()
         loss.backward()
         gradients = gradients or {name: p.grad.clone() for name, p in trained.items()}

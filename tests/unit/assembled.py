@@ -12,10 +12,10 @@ from torch import nn
 from prs_med.batch import Batch
 from prs_med.config import Settings
 from prs_med.data.collate import Collator
-from prs_med.data.loading import modality_vocabulary, read_records
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import Record
-from prs_med.data.samples import ImageSizes, SampleDataset
+from prs_med.data.rows import modality_vocabulary, read_records
+from prs_med.data.samples import ImageSizes, Preparation, SampleDataset
 from prs_med.inputs import image_sizes, prompt_encoder
 from prs_med.model.encoders.registry import load_encoder
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
@@ -39,7 +39,12 @@ class Inputs:
     def dataset(self, records: Sequence[Record] | None = None) -> SampleDataset:
         """``records`` (default: all) as samples."""
         chosen = self.records if records is None else list(records)
-        return SampleDataset(chosen, self.prompts, self.sizes, self.modalities)
+        return SampleDataset(chosen, self.preparation)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images and texts become samples."""
+        return Preparation(self.prompts, self.sizes, self.modalities)
 
     @property
     def collator(self) -> Collator:

@@ -17,7 +17,7 @@ def sample(prompt: list[int], answer: list[int]) -> Sample:
         text=EncodedText((*prompt, *answer), len(prompt)),
         modality=0,
         row_id="a.csv:2",
-        counts=True,
+        weight=1.0,
     )
 
 

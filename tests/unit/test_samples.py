@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -15,13 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from prs_med.batch import UNKNOWN_MODALITY, Batch
-from prs_med.config import DataSettings
-from prs_med.data import images
 from prs_med.data.geometry import PADDING
-from prs_med.data.loading import evaluation_loader, training_loader, verify_files
 from prs_med.data.order import Rank
 from prs_med.data.records import DataError, Record
-from prs_med.data.samples import SampleDataset
+from prs_med.data.rows import verify_files
+from prs_med.data.samples import Preparation, SampleDataset
+from prs_med.data.training_data import LocalData
 from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD
 from prs_med.model.normalise import normalise
 from tests.unit.assembled import Inputs, read_inputs
@@ -73,13 +74,13 @@ def draw(folder: Path, width: int, height: int) -> Drawing:
 
 def test_each_file_of_a_sample_is_opened_once(inputs, monkeypatch) -> None:
     opened: Counter[Path] = Counter()
-    really_open = images.Image.open
+    really_read = Path.read_bytes
 
-    def counting_open(path, *args, **kwargs):
-        opened[Path(path)] += 1
-        return really_open(path, *args, **kwargs)
+    def counting_read(path: Path) -> bytes:
+        opened[path] += 1
+        return really_read(path)
 
-    monkeypatch.setattr(images.Image, "open", counting_open)
+    monkeypatch.setattr(Path, "read_bytes", counting_read)
     record = inputs.records[3]
     inputs.dataset()[3]
     assert opened == {record.image_path: 1, record.mask_path: 1}
@@ -106,7 +107,7 @@ def test_shapes_and_types_are_those_of_a_batch(inputs, tmp_path: Path) -> None:
     assert (sample.mask.shape, sample.mask.dtype) == ((1, seg, seg), torch.uint8)
     assert sample.mask.unique().tolist() == [0, 1]
     assert sample.modality == UNKNOWN_MODALITY
-    assert (sample.row_id, sample.counts) == ("a.csv:2", True)
+    assert (sample.row_id, sample.weight) == ("a.csv:2", 1.0)
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 80), (120, 90)])
@@ -120,7 +121,7 @@ def test_the_segmentation_input_is_stretched_or_padded(
         (inputs.sizes, side, side),
         (padding, side * width // max(width, height), side * height // max(width, height)),
     ]:
-        sample = SampleDataset([drawing.record], inputs.prompts, sizes, ())[0]
+        sample = SampleDataset([drawing.record], Preparation(inputs.prompts, sizes, ()))[0]
         inside = np.zeros((side, side), bool)
         inside[:rows, :columns] = True
         scaled = Image.fromarray(drawing.pixels).resize((columns, rows), Image.Resampling.BILINEAR)
@@ -148,9 +149,8 @@ def test_a_base_model_that_pads_gets_the_mean_colour_beside_the_image(
 
 def test_any_other_base_model_gets_the_centre(inputs, tmp_path: Path) -> None:
     drawing = draw(tmp_path, 56, 112)
-    cropping = SampleDataset(
-        [drawing.record], inputs.prompts, replace(inputs.sizes, pad_to_square=False), ()
-    )
+    sizes = replace(inputs.sizes, pad_to_square=False)
+    cropping = SampleDataset([drawing.record], Preparation(inputs.prompts, sizes, ()))
     assert inputs.sizes.vlm == 56
     expected = drawing.pixels[28:84].transpose(2, 0, 1)
     np.testing.assert_array_equal(cropping[0].image_vlm.numpy(), expected)
@@ -229,9 +229,7 @@ def test_filling_does_not_count(inputs) -> None:
 def test_modalities_outside_the_vocabulary_are_unknown(inputs) -> None:
     dataset = SampleDataset(
         [replace(inputs.records[0], modality=name) for name in ("ct", "mri", "pet", None)],
-        inputs.prompts,
-        inputs.sizes,
-        ("ct", "mri"),
+        Preparation(inputs.prompts, inputs.sizes, ("ct", "mri")),
     )
     assert [dataset[index].modality for index in range(4)] == [0, 1, -1, -1]
 
@@ -242,28 +240,26 @@ def assert_same(one: Batch, other: Batch) -> None:
         assert torch.equal(a, b) if isinstance(a, Tensor) else a == b, field.name
 
 
+def validation(
+    inputs: Inputs, records: list[Record], workers: int, micro_batch: int
+) -> Iterable[Batch]:
+    data = LocalData([], records, seed=0, num_workers=workers)
+    return data.validation_batches(
+        inputs.preparation, inputs.collator, micro_batch=micro_batch, rank=ONE_RANK
+    )
+
+
 def test_worker_processes_change_no_batch(inputs) -> None:
     def evaluated(workers: int) -> list[Batch]:
-        loader = evaluation_loader(
-            inputs.dataset(inputs.records[:7]),
-            inputs.collator,
-            DataSettings(num_workers=workers),
-            micro_batch=3,
-            rank=ONE_RANK,
-        )
-        return list(loader)
+        return list(validation(inputs, inputs.records[:7], workers, micro_batch=3))
 
     def trained(workers: int) -> list[Batch]:
-        loader = training_loader(
-            inputs.dataset(inputs.records[:5]),
-            inputs.collator,
-            DataSettings(num_workers=workers),
-            seed=4,
-            micro_batch=2,
-            accumulation=2,
-            rank=ONE_RANK,
+        data = LocalData(inputs.records[:5], [], seed=4, num_workers=workers)
+        batches = data.training_batches(
+            inputs.preparation, inputs.collator, micro_batch=2, accumulation=2, rank=ONE_RANK
         )
-        return list(islice(loader, 6))
+        with closing(batches):
+            return list(islice(batches, 6))
 
     for read in (evaluated, trained):
         alone, in_workers = read(0), read(2)
@@ -273,14 +269,7 @@ def test_worker_processes_change_no_batch(inputs) -> None:
 
 
 def test_evaluation_holds_every_sample_once_and_fills_up(inputs) -> None:
-    loader = evaluation_loader(
-        inputs.dataset(inputs.records[:7]),
-        inputs.collator,
-        DataSettings(num_workers=0),
-        micro_batch=3,
-        rank=ONE_RANK,
-    )
-    batches = list(loader)
+    batches = list(validation(inputs, inputs.records[:7], 0, micro_batch=3))
     counted = [
         row_id
         for batch in batches
@@ -295,13 +284,7 @@ def test_evaluation_holds_every_sample_once_and_fills_up(inputs) -> None:
 def test_an_error_in_a_worker_process_names_the_row(copied, workers: int) -> None:
     record = copied.records[2]
     truncate(record.image_path)
-    loader = evaluation_loader(
-        copied.dataset(copied.records[:4]),
-        copied.collator,
-        DataSettings(num_workers=workers),
-        micro_batch=2,
-        rank=ONE_RANK,
-    )
+    loader = validation(copied, copied.records[:4], workers, micro_batch=2)
     with pytest.raises(DataError, match=record.row_id) as raised:
         list(loader)
     last_line = str(raised.value).strip().splitlines()[-1]

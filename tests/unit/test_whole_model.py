@@ -55,7 +55,7 @@ def run(model: Assembled, records: Sequence[Record]) -> tuple[Outputs, LossTerms
 
 
 def total(model: Assembled, batch: Batch) -> Tensor:
-    return loss_terms(outputs(model, batch), batch, LOSS).total(LOSS, epoch=0)
+    return loss_terms(outputs(model, batch), batch, LOSS).total(LOSS, epoch=0, batch=batch)
 
 
 def answer(

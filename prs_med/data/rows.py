@@ -1,26 +1,18 @@
-"""Loaders over local files for training and evaluation."""
+"""Read the rows that settings name, and try all that they need once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from prs_med.batch import Batch
 from prs_med.config import DataSettings, names_in
-from prs_med.data.collate import Collator
 from prs_med.data.images import check_same_size, load_image, load_mask
-from prs_med.data.order import Rank, evaluation_batches, training_batches
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
-from prs_med.data.samples import SampleDataset
 from prs_med.data.sources import Annotations, read_annotations
 
 
@@ -91,51 +83,3 @@ def _problem_of(record: Record, prompts: PromptEncoder) -> str | None:
 def modality_vocabulary(records: list[Record]) -> tuple[str, ...]:
     """The modalities that occur, in alphabetical order."""
     return tuple(sorted({record.modality for record in records if record.modality}))
-
-
-class _Batches(Sampler[list[Any]]):
-    def __init__(self, batches: Iterable[list[Any]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return iter(self._batches)
-
-
-def training_loader(
-    dataset: SampleDataset,
-    collator: Collator,
-    settings: DataSettings,
-    *,
-    seed: int,
-    micro_batch: int,
-    accumulation: int,
-    rank: Rank,
-) -> Iterator[Batch]:
-    """Endless micro-batches of this process; see :mod:`prs_med.data.order`."""
-    order = training_batches(len(dataset), seed, micro_batch, accumulation, rank)
-    return iter(_loader(dataset, collator, settings, order))
-
-
-def evaluation_loader(
-    dataset: SampleDataset,
-    collator: Collator,
-    settings: DataSettings,
-    *,
-    micro_batch: int,
-    rank: Rank,
-) -> DataLoader[Batch]:
-    """Micro-batches of this process that, over all processes, hold every sample exactly once."""
-    order = evaluation_batches(len(dataset), micro_batch, rank)
-    return _loader(dataset, collator, settings, order)
-
-
-def _loader(
-    dataset: SampleDataset, collator: Collator, settings: DataSettings, order: Iterable[list[Any]]
-) -> DataLoader[Batch]:
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # batches are made by the collator
-        batch_sampler=_Batches(order),
-        collate_fn=collator,
-        num_workers=settings.num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )

@@ -1,0 +1,84 @@
+"""What a setting is: a field of a dataclass with help text, limits, and a check of its value."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message names it, its value and what is allowed."""
+
+
+def setting(
+    default: Any, help_text: str, check: Callable[[Any], bool] | None = None, allowed: str = ""
+) -> Any:
+    """A field with its default, its help text, what its value must satisfy, and that in words."""
+    return field(default=default, metadata={"help": help_text, "check": check, "allowed": allowed})
+
+
+def positive(value: float) -> bool:
+    """Above 0."""
+    return value > 0
+
+
+def not_negative(value: float) -> bool:
+    """0 or above."""
+    return value >= 0
+
+
+def fraction(value: float) -> bool:
+    """Less than all."""
+    return 0 <= value < 1
+
+
+def share(value: float) -> bool:
+    """From none to all."""
+    return 0 <= value <= 1
+
+
+def without_none(hint: Any) -> Any:
+    """``T`` from ``T | None``."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+    return hint
+
+
+def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
+    plain = without_none(hint)
+    optional = hint is not plain
+    if value is None and optional:
+        return
+    if typing.get_origin(plain) is Literal:
+        if value not in typing.get_args(plain):
+            raise SettingError(
+                f"--{spec.name} {value}: allowed are {', '.join(typing.get_args(plain))}"
+            )
+        return
+    accepted = (int, float) if plain is float else plain
+    if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
+        raise SettingError(f"--{spec.name} {value!r}: expected {plain.__name__}")
+    check = spec.metadata["check"]
+    if check is not None and not check(value):
+        raise SettingError(f"--{spec.name} {value}: allowed is {spec.metadata['allowed']}")
+
+
+@dataclass(kw_only=True)
+class CheckedSettings:
+    """Settings whose values are checked against their types and limits when they are made."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for spec in dataclasses.fields(self):
+            _check_value(spec, hints[spec.name], getattr(self, spec.name))
+
+    def require(self, *names: str) -> None:
+        """Raise :class:`SettingError` for the first of ``names`` that was left empty."""
+        for name in names:
+            if not getattr(self, name):
+                spec = next(f for f in dataclasses.fields(self) if f.name == name)
+                raise SettingError(f"--{name} is required: {spec.metadata['help']}")

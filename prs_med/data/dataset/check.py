@@ -1,0 +1,235 @@
+"""Check a dataset: every byte, image, mask, zone and answer of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from prs_med.data.answer_position import parse_position
+from prs_med.data.dataset.index import Shard, read_index
+from prs_med.data.dataset.row_groups import RowGroup, StoredImage, parse_footer, parse_row_group
+from prs_med.data.images import decode_image, decode_mask
+from prs_med.data.position import Position, position_of
+from prs_med.data.records import DataError
+from prs_med.storage.store import StorageError, Store
+
+_SHOWN = 5
+
+ERRORS = {
+    "shard": "shards are missing or damaged",
+    "image": "images cannot be decoded",
+    "mask": "masks cannot be decoded",
+    "size": "images differ in size from a mask, or from the size stored",
+    "zone": "stored zones are not those of their masks",
+    "answer zone": "answers name another zone than their masks have",
+    "answer nearness": "answers contradict their masks about nearness to the centre",
+    "duplicate": "images or masks are in several splits",
+}
+NOTES = {
+    "empty mask": "masks are empty",
+    "answer without zone": "answers name no zone, or several",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was found."""
+
+    kind: str
+    """A key of :data:`ERRORS` or :data:`NOTES`."""
+    split: str
+    row_id: str
+    """Row that the question was built from; empty for a shard."""
+    where: str
+    """Shard, row group and row."""
+    message: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found."""
+
+    images: int
+    """How many could be looked at."""
+    questions: int
+    found: list[Finding]
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that are errors."""
+        return sum(finding.kind in ERRORS for finding in self.found)
+
+    def table(self) -> str:
+        """Counts of all kinds of findings, with the first rows of each."""
+        lines = [f"{self.images} images and {self.questions} questions checked"]
+        for kind, text in {**ERRORS, **NOTES}.items():
+            found = [finding for finding in self.found if finding.kind == kind]
+            if kind in ERRORS or found:
+                lines.append(f"{len(found):>8} {text}")
+            for finding in found[:_SHOWN] if kind in ERRORS else ():
+                lines.append(f"         {finding.row_id or finding.where}: {finding.message}")
+            if kind in ERRORS and len(found) > _SHOWN:
+                lines.append(f"         and {len(found) - _SHOWN} more")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Write all findings, one JSON object a line."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "".join(json.dumps(asdict(finding)) + "\n" for finding in self.found),
+            encoding="utf-8",
+        )
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was seen of one image."""
+
+    found: list[Finding]
+    contents: list[tuple[str, str, str]]
+    """Kind, SHA-256 and row of the image and of each mask that is not empty."""
+
+
+def check(store: Store, workers: int, show_progress: bool) -> Findings:
+    """Read and check everything; what is found is listed, not raised.
+
+    Raises:
+        DataError: there is no dataset, or its ``dataset.json`` cannot be read.
+    """
+    index = read_index(store).index
+    found: list[Finding] = []
+    images = questions = 0
+    places: dict[tuple[str, str], dict[str, str]] = {}
+    total = sum(split.rows for split in index.splits.values())
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=total, desc="checking", unit="image", disable=not show_progress) as bar,
+    ):
+        for split, shards in ((name, split.shards) for name, split in index.splits.items()):
+            for shard in shards:
+                for group in _row_groups(store, split, shard, found):
+                    stored = [group.image(row) for row in range(group.rows)]
+                    sizes = [group.size(row) for row in range(group.rows)]
+                    looks = pool.map(partial(_look, split), stored, sizes)
+                    for image, looked in zip(stored, looks, strict=True):
+                        found += looked.found
+                        images += 1
+                        questions += len(image.targets)
+                        for kind, digest, row_id in looked.contents:
+                            places.setdefault((kind, digest), {}).setdefault(split, row_id)
+                    bar.update(group.rows)
+    found += _duplicates(places)
+    return Findings(images, questions, found)
+
+
+def _row_groups(store: Store, split: str, shard: Shard, found: list[Finding]) -> Iterator[RowGroup]:
+    """The row groups of a shard that can be read; about the others there is a finding."""
+    where = store.where(shard.name)
+
+    def note(place: str, message: str) -> None:
+        found.append(Finding("shard", split, "", place, message))
+
+    try:
+        data = store.read(shard.name)
+    except StorageError as error:
+        note(where, str(error))
+        return
+    if len(data) != shard.size:
+        note(where, f"has {len(data)} bytes, but dataset.json says {shard.size}")
+        return
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        note(where, "the checksum of the file is wrong")
+    try:
+        footer = parse_footer(data[shard.footer.offset :], f"{where} footer")
+    except DataError as error:
+        note(where, str(error))
+        return
+    groups = shard.row_groups
+    for number in range(len(groups)):
+        start, length = groups.offsets[number], groups.lengths[number]
+        part = data[start : start + length]
+        place = f"{where} row group {number}"
+        if zlib.crc32(part) != groups.crc32[number]:
+            note(place, "the checksum of the row group is wrong")
+            continue
+        try:
+            group = parse_row_group(part, start, number, footer, place)
+        except DataError as error:
+            note(place, str(error))
+            continue
+        if (group.rows, group.targets) != (groups.rows[number], groups.targets[number]):
+            note(place, f"has {group.rows} rows and {group.targets} targets, not as described")
+        yield group
+
+
+def _look(split: str, stored: StoredImage, size: tuple[int, int]) -> _Looked:
+    """Decode an image and its masks, and compare what is said of them. ``size`` is the stored
+    (width, height)."""
+    found: list[Finding] = []
+    contents: list[tuple[str, str, str]] = []
+
+    def note(kind: str, row_id: str, message: str) -> None:
+        found.append(Finding(kind, split, row_id, stored.where, message))
+
+    first = stored.targets[0].row_id
+    contents.append(("image", _digest(stored.image), first))
+    try:
+        actual = decode_image(stored.image, "the image").size
+        if actual != size:
+            note("size", first, f"the image is {actual}, but stored as {size} (width, height)")
+    except DataError as error:
+        actual = size
+        note("image", first, str(error))
+    for target in stored.targets:
+        try:
+            mask = decode_mask(target.mask, "the mask")
+        except DataError as error:
+            note("mask", target.row_id, str(error))
+            continue
+        if mask.shape[::-1] != actual:
+            note("size", target.row_id, f"the mask is {mask.shape[::-1]}, the image {actual}")
+        position = position_of(mask) if mask.any() else None
+        if position is None:
+            note("empty mask", target.row_id, "the mask is empty")
+        else:
+            contents.append(("mask", _digest(target.mask), target.row_id))
+        stored_position = (target.zone, target.near_center)
+        if stored_position != ((position.zone, position.near_center) if position else (None, None)):
+            note("zone", target.row_id, f"stored {stored_position}, the mask has {position}")
+        if position:
+            _compare_answer(target.answer, position, target.row_id, note)
+    return _Looked(found, contents)
+
+
+def _compare_answer(answer: str, position: Position, row_id: str, note: object) -> None:
+    """Note where an answer says something else than its mask."""
+    assert callable(note)
+    said = parse_position(answer)
+    if said.zone is None:
+        note("answer without zone", row_id, answer)
+    elif said.zone != position.zone:
+        note("answer zone", row_id, f"the mask is {position.zone}: {answer!r}")
+    elif said.near_center not in (None, position.near_center):
+        near = "near" if position.near_center else "away from"
+        note("answer nearness", row_id, f"the mask is {near} the centre: {answer!r}")
+
+
+def _duplicates(places: dict[tuple[str, str], dict[str, str]]) -> Sequence[Finding]:
+    return [
+        Finding("duplicate", "", next(iter(rows.values())), "", f"the {kind} is also in " + others)
+        for (kind, _), rows in places.items()
+        if len(rows) > 1
+        and (others := ", ".join(f"{split} ({row})" for split, row in list(rows.items())[1:]))
+    ]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,192 @@
+"""``dataset.json``: which shards a dataset has, and what is in them.
+
+It is written last, so a dataset that has one is complete. Its text never changes once it is there:
+the order in which a dataset is read follows from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from prs_med.data.records import DataError
+from prs_med.storage.store import MissingFileError, StorageError, Store, check_name
+
+NAME = "dataset.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """The row groups of a shard, in file order; each list has one number for each of them."""
+
+    rows: list[int]
+    """Images."""
+    targets: list[int]
+    """Questions about them."""
+    offsets: list[int]
+    """First byte in the file."""
+    lengths: list[int]
+    """Bytes in the file."""
+    crc32: list[int]
+    """CRC-32 of these bytes."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Footer:
+    """Parquet's own description of a shard, from ``offset`` to the end of the file."""
+
+    offset: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file."""
+
+    name: str
+    """Relative to the folder of ``dataset.json``."""
+    size: int
+    """Bytes."""
+    sha256: str
+    row_groups: RowGroups
+    footer: Footer
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split, and what it holds in all."""
+
+    shards: list[Shard]
+    modalities: list[str]
+    """Names that occur, in alphabetical order."""
+    longest_text: int
+    """Bytes of the longest question with its answer, in UTF-8."""
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return sum(sum(shard.row_groups.rows) for shard in self.shards)
+
+    @property
+    def targets(self) -> int:
+        """Number of questions."""
+        return sum(sum(shard.row_groups.targets) for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """What ``dataset.json`` says."""
+
+    splits: dict[str, Split]
+    """By name: ``train``, ``val``, ``test``; a split without rows is not there."""
+    built_from: str
+    """SHA-256 of the inputs and settings it was built from."""
+    held_out: str = ""
+    """How validation images were chosen, if no row was labelled so."""
+    duplicates: list[str] = field(default_factory=list)
+    """Images and masks that are in several splits, if that was allowed."""
+
+    def dumps(self) -> str:
+        """The text of ``dataset.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")) + "\n"
+
+
+@dataclass(frozen=True)
+class OpenedIndex:
+    """An index that was read from a store."""
+
+    index: DatasetIndex
+    fingerprint: str
+    """SHA-256 of the text of ``dataset.json``: the dataset's identity."""
+
+    def split(self, name: str) -> Split:
+        """The split of this name.
+
+        Raises:
+            DataError: there is none.
+        """
+        found = self.index.splits.get(name)
+        if found is None:
+            raise DataError(
+                f"the dataset has no split {name!r}; it has {', '.join(self.index.splits)}"
+            )
+        return found
+
+
+def read_index(store: Store) -> OpenedIndex:
+    """Read and check ``dataset.json``.
+
+    Raises:
+        DataError: there is none, or it is not one that this version reads.
+    """
+    where = store.where(NAME)
+    try:
+        text = store.read(NAME)
+    except MissingFileError:
+        raise DataError(
+            f"{where}: no such file; a dataset is made by 'launch/data.py build', which writes "
+            "this file last: without it the dataset is not complete"
+        ) from None
+    except StorageError as error:
+        raise DataError(str(error)) from None
+    return OpenedIndex(parse_index(text, where), hashlib.sha256(text).hexdigest())
+
+
+def parse_index(text: bytes, where: str) -> DatasetIndex:
+    """The index that the text of a ``dataset.json`` describes.
+
+    Raises:
+        DataError: it is none, or of another format; the message starts with ``where``.
+    """
+    try:
+        loaded = json.loads(text)
+        if loaded["format"] != FORMAT:
+            raise DataError(
+                f"{where}: format {loaded['format']}, but this version reads format {FORMAT}; "
+                "build the dataset again or use the version that wrote it"
+            )
+        return DatasetIndex(
+            splits={name: _split(split) for name, split in loaded["splits"].items()},
+            built_from=loaded["built_from"],
+            held_out=loaded["held_out"],
+            duplicates=loaded["duplicates"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: not a description of a dataset ({error!r})") from None
+
+
+def parse_shard(loaded: dict[str, Any]) -> Shard:
+    """A shard from its JSON form.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none, or leads out of the dataset's folder.
+    """
+    groups = RowGroups(**{spec.name: loaded["row_groups"][spec.name] for spec in fields(RowGroups)})
+    lists = [getattr(groups, spec.name) for spec in fields(RowGroups)]
+    if not all(isinstance(number, int) for numbers in lists for number in numbers):
+        raise ValueError(f"shard {loaded['name']}: row groups must be described by numbers")
+    if len({len(numbers) for numbers in lists}) != 1 or not all(groups.rows):
+        raise ValueError(f"shard {loaded['name']}: row groups are not described completely")
+    return Shard(
+        name=check_name(loaded["name"]),
+        size=int(loaded["size"]),
+        sha256=str(loaded["sha256"]),
+        row_groups=groups,
+        footer=Footer(int(loaded["footer"]["offset"]), int(loaded["footer"]["crc32"])),
+    )
+
+
+def _split(loaded: dict[str, Any]) -> Split:
+    return Split(
+        shards=[parse_shard(shard) for shard in loaded["shards"]],
+        modalities=[str(name) for name in loaded["modalities"]],
+        longest_text=int(loaded["longest_text"]),
+    )

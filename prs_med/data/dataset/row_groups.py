@@ -1,0 +1,186 @@
+"""Read the rows of one row group out of its bytes."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prs_med.data.dataset.index import Shard
+from prs_med.data.dataset.range_file import RangeFile
+from prs_med.data.records import DataError
+from prs_med.storage.store import StorageError, Store
+
+_ATTEMPTS = 3
+"""A transfer that was damaged is not damaged alike a second time; a file is."""
+
+
+@dataclass(frozen=True)
+class StoredTarget:
+    """One question about an image, as stored."""
+
+    mask: bytes
+    """Encoded, as the source file was."""
+    question: str
+    answer: str
+    row_id: str
+    """File and line of the row that it was built from."""
+    zone: str | None
+    """Where the mask lies; None if it is empty."""
+    near_center: bool | None
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image with all or some of its targets, as stored."""
+
+    image: bytes
+    """Encoded, as the source file was."""
+    where: str
+    """Shard, row group and row, for messages."""
+    modality: str | None
+    targets: tuple[StoredTarget, ...]
+
+
+class RowGroup:
+    """The rows of one row group."""
+
+    def __init__(self, table: pa.Table, where: str) -> None:
+        self._where = where
+        self.nbytes: int = table.nbytes
+        # A column of one row group is one chunk; reading scalars out of a chunk copies nothing.
+        image, targets = table["image"].combine_chunks(), table["targets"].combine_chunks()
+        self._image = image.field("bytes")
+        self._modality = table["modality"].combine_chunks()
+        self._width, self._height = table["width"].to_numpy(), table["height"].to_numpy()
+        self._first_target = np.asarray(targets.offsets) - targets.offsets[0].as_py()
+        flat = targets.flatten()
+        self._mask = flat.field("mask").field("bytes")
+        self._texts = {
+            name: flat.field(name)
+            for name in ("question", "answer", "row_id", "zone", "near_center")
+        }
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return len(self._image)
+
+    @property
+    def targets(self) -> int:
+        """Number of questions about them."""
+        return len(self._mask)
+
+    def image(self, row: int) -> StoredImage:
+        """An image with all its targets."""
+        first, last = self._first_target[row], self._first_target[row + 1]
+        return self._stored(row, range(first, last))
+
+    def target(self, number: int) -> StoredImage:
+        """The image of a target, with this target alone."""
+        row = int(np.searchsorted(self._first_target, number, "right")) - 1
+        return self._stored(row, range(number, number + 1))
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Stored width and height of an image in pixels."""
+        return int(self._width[row]), int(self._height[row])
+
+    def _stored(self, row: int, targets: range) -> StoredImage:
+        return StoredImage(
+            image=self._image[row].as_py(),
+            where=f"{self._where}, row {row}",
+            modality=self._modality[row].as_py() or None,
+            targets=tuple(
+                StoredTarget(
+                    mask=self._mask[number].as_py(),
+                    **{name: column[number].as_py() for name, column in self._texts.items()},
+                )
+                for number in targets
+            ),
+        )
+
+
+def read_row_group(store: Store, shard: Shard, number: int, footer: pq.FileMetaData) -> RowGroup:
+    """Read a row group with one ranged read and check it.
+
+    Raises:
+        DataError: it is missing or damaged; the message names shard and row group.
+    """
+    groups = shard.row_groups
+    where = f"{store.where(shard.name)} row group {number}"
+    data = read_checked(
+        store, shard.name, groups.offsets[number], groups.lengths[number], groups.crc32[number],
+        f"row group {number}",
+    )  # fmt: skip
+    return parse_row_group(data, groups.offsets[number], number, footer, where)
+
+
+def read_footer(store: Store, shard: Shard) -> pq.FileMetaData:
+    """Read and check Parquet's own description of a shard.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    footer = shard.footer
+    length = shard.size - footer.offset
+    data = read_checked(store, shard.name, footer.offset, length, footer.crc32, "footer")
+    return parse_footer(data, f"{store.where(shard.name)} footer")
+
+
+def read_checked(store: Store, name: str, offset: int, length: int, crc32: int, part: str) -> bytes:
+    """Bytes of a shard whose checksum is right; a damaged transfer is repeated.
+
+    Raises:
+        DataError: the file is missing, unreadable or damaged; the message names ``part``.
+    """
+    where = f"{store.where(name)} {part}"
+    for _ in range(_ATTEMPTS):
+        try:
+            data = store.read(name, offset, length)
+        except StorageError as error:
+            raise DataError(f"{where}: {error}") from error
+        if zlib.crc32(data) == crc32:
+            return data
+    raise DataError(
+        f"{where}: the checksum is wrong each of {_ATTEMPTS} times, so the file is damaged; "
+        "'launch/data.py check' lists what is, build or copy the shard again"
+    )
+
+
+def parse_footer(data: bytes, where: str) -> pq.FileMetaData:
+    """Parquet's description of a file from the last bytes of it.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return pq.read_metadata(pa.BufferReader(b"PAR1" + data))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{where}: not a Parquet footer ({error})") from error
+
+
+def parse_row_group(
+    data: bytes, offset: int, number: int, footer: pq.FileMetaData, where: str
+) -> RowGroup:
+    """A row group from its bytes, which start at ``offset`` of their file.
+
+    Raises:
+        DataError: they are not the row group that the footer describes.
+    """
+    view = memoryview(data)
+
+    def part(start: int, length: int) -> memoryview:
+        if start < offset:
+            raise OSError(f"byte {start} lies before the row group")
+        return view[start - offset : start - offset + length]
+
+    try:
+        whole = RangeFile(offset + len(data), part)
+        file = pq.ParquetFile(pa.PythonFile(whole, mode="r"), metadata=footer)
+        table = file.read_row_group(number, use_threads=False)
+        return RowGroup(table, where)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{where}: not a row group of this format ({error})") from error

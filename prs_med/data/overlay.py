@@ -1,0 +1,22 @@
+"""Masks drawn over images."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """An RGB image with half of the colour where ``mask``, (H, W) bool, is True."""
+    pixels = np.asarray(image).astype(float)
+    pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """An image as large as it can be in the middle of a grey square."""
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    square = Image.new("RGB", (side, side), (238, 238, 238))
+    square.paste(image.resize(size), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square

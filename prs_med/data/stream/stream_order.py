@@ -1,0 +1,161 @@
+"""Which sample of a sharded dataset stands where in the training sequence.
+
+A pure function of the sizes of the row groups, the seed, the global batch size B and the shuffle
+window, so it is the same for any number of processes and of workers, and begins anywhere at once.
+
+Each epoch, the row groups are put in a random order, one behind the other. The samples in this row
+are cut into V streams of equal length; V divides B, and position p of the epoch belongs to stream
+p mod V. Within a stream, the samples of every few consecutive row groups (a block) are shuffled. So
+about ``window`` row groups are being read from at any time, V of them at least, and a process that
+takes whole streams of each global batch reads only these streams' row groups.
+
+The names: a *unit* is what is counted and ordered, a question or an image with all its questions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from prs_med.data.order import Rank, permutation
+
+_BLOCKS_KEPT = 4096
+
+
+class Unit(NamedTuple):
+    """Where a unit stands in the sequence, and where it is stored."""
+
+    position: int
+    """In the endless sequence, from 0 on."""
+    group: int
+    """Row group, counted over all shards."""
+    number: int
+    """Within the row group."""
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The row groups of one epoch."""
+
+    groups: np.ndarray
+    """(G,) the row groups in their order."""
+    ends: np.ndarray
+    """(G + 1,) how many units lie before each of them, and in all."""
+
+
+class StreamOrder:
+    """The endless training sequence over a dataset."""
+
+    def __init__(self, group_sizes: list[int], seed: int, global_batch: int, window: int) -> None:
+        """
+        Args:
+            group_sizes: units in each row group, over all shards; none is 0.
+            seed: another seed is another order.
+            global_batch: B, units in a global batch.
+            window: row groups that are mixed at a time, over all streams.
+        """
+        self._sizes = np.asarray(group_sizes, dtype=np.int64)
+        self._seed = seed
+        self._global_batch = global_batch
+        self.units = int(self._sizes.sum())
+        """Units in an epoch."""
+        self.streams = max(v for v in range(1, window + 1) if global_batch % v == 0)
+        """V, the largest divisor of B that is not above the window."""
+        self._depth = max(1, window // self.streams)
+        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int, int], tuple[int, np.ndarray]] = OrderedDict()
+
+    def unit(self, position: int) -> Unit:
+        """The unit at a position of the endless sequence."""
+        number, offset = divmod(position, self.units)
+        epoch = self._epoch(number)
+        stream, along = offset % self.streams, offset // self.streams
+        first = self._stream_start(stream)
+        last = self._stream_start(stream + 1)
+        first_group = self._group_at(epoch, first)
+        block = (self._group_at(epoch, first + along) - first_group) // self._depth
+        start, shuffled = self._block(number, epoch, stream, block, first_group, first, last)
+        place = start + int(shuffled[first + along - start])
+        at = self._group_at(epoch, place)
+        return Unit(position, int(epoch.groups[at]), place - int(epoch.ends[at]))
+
+    def batch(self, step: int) -> list[Unit]:
+        """Global batch ``step``, sorted so that neighbours come from one stream."""
+        first = step * self._global_batch
+        positions = np.arange(first, first + self._global_batch)
+        epochs, offsets = np.divmod(positions, self.units)
+        by_stream = np.lexsort((positions, offsets % self.streams, epochs))
+        return [self.unit(int(position)) for position in positions[by_stream]]
+
+    def part(self, step: int, rank: Rank) -> list[Unit]:
+        """What one process takes of a global batch: B / world units, from as few streams as can be.
+
+        Raises:
+            ValueError: B is no multiple of the number of processes.
+        """
+        if self._global_batch % rank.world:
+            raise ValueError(
+                f"a global batch of {self._global_batch} cannot be divided by {rank.world}"
+            )
+        each = self._global_batch // rank.world
+        return self.batch(step)[rank.index * each : (rank.index + 1) * each]
+
+    def sequence(self, first_step: int, rank: Rank) -> Iterator[Unit]:
+        """The units of one process from global batch ``first_step`` on, without end."""
+        step = first_step
+        while True:
+            yield from self.part(step, rank)
+            step += 1
+
+    def reach(self, rank_count: int) -> int:
+        """About how many units a process goes through while it reads one block of each of its
+        streams."""
+        streams = -(-self.streams // rank_count)
+        return int(streams * self._depth * self._sizes.max())
+
+    def _stream_start(self, stream: int) -> int:
+        """Units that lie before a stream; the streams' lengths differ by one at most."""
+        each, more = divmod(self.units, self.streams)
+        return stream * each + min(stream, more)
+
+    def _epoch(self, number: int) -> _Epoch:
+        found = self._epochs.get(number)
+        if found is None:
+            groups = permutation(len(self._sizes), self._seed, number)
+            ends = np.concatenate([[0], np.cumsum(self._sizes[groups])])
+            found = self._epochs[number] = _Epoch(groups, ends)
+            if len(self._epochs) > 2:
+                self._epochs.popitem(last=False)
+        return found
+
+    @staticmethod
+    def _group_at(epoch: _Epoch, place: int) -> int:
+        """Which row group of the epoch's order holds a place of the row."""
+        return int(np.searchsorted(epoch.ends, place, "right")) - 1
+
+    def _block(
+        self,
+        number: int,
+        epoch: _Epoch,
+        stream: int,
+        block: int,
+        first_group: int,
+        first: int,
+        last: int,
+    ) -> tuple[int, np.ndarray]:
+        """Where a block starts in the row, and the order of its units."""
+        key = (number, stream, block)
+        found = self._blocks.get(key)
+        if found is None:
+            at = first_group + block * self._depth
+            start = max(first, int(epoch.ends[at]))
+            end = min(last, int(epoch.ends[min(at + self._depth, len(self._sizes))]))
+            found = start, permutation(end - start, self._seed, *key, 1)
+            self._blocks[key] = found
+            if len(self._blocks) > _BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+        return found

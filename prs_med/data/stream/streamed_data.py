@@ -1,0 +1,180 @@
+"""Training data that is streamed from a dataset in a folder or on S3."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from prs_med.batch import Batch
+from prs_med.data.background import Background
+from prs_med.data.collate import Collator
+from prs_med.data.dataset.index import read_index
+from prs_med.data.order import Rank
+from prs_med.data.prompt import PromptEncoder
+from prs_med.data.records import DataError
+from prs_med.data.samples import Preparation, Sample
+from prs_med.data.stream.disk_cache import DiskCache
+from prs_med.data.stream.row_group_source import RowGroupSource
+from prs_med.data.stream.stored_samples import StoredSamples
+from prs_med.data.stream.training_stream import (
+    StreamedUnit,
+    TrainingStream,
+    evaluation_units,
+    in_batches,
+)
+from prs_med.storage.location import open_store
+
+_READY_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a dataset is read; see the settings of these names."""
+
+    seed: int
+    unit: Literal["question", "image"]
+    shuffle_window: int
+    memory: int
+    """Bytes of row groups in memory, per process."""
+    num_workers: int
+    cache_dir: Path | None
+    cache_bytes: int
+
+
+class StreamedData:
+    """See :class:`prs_med.data.training_data.TrainingData`."""
+
+    def __init__(self, uri: str, options: StreamOptions) -> None:
+        """Reads ``dataset.json``.
+
+        Raises:
+            DataError: it is not there, or has no training split.
+            StorageError: the name is none, or the cache cannot be written.
+        """
+        store = open_store(uri)
+        self._options = options
+        self._opened = read_index(store)
+        self._uri = store.uri
+        train = self._opened.split("train")
+        val = self._opened.index.splits.get("val")
+        cache = _cache(options)
+        self._train = RowGroupSource(store, train, cache)
+        self._val = RowGroupSource(store, val, cache) if val else None
+        self.fingerprint = self._opened.fingerprint
+        """Identity of the dataset."""
+        self.units = train.rows if options.unit == "image" else train.targets
+        self.validation_samples = val.targets if val else 0
+        self.modalities = tuple(train.modalities)
+        self.held_out = self._opened.index.held_out
+        """How validation images were chosen when the dataset was built; empty if by label."""
+        self.longest_text = max(split.longest_text for split in (train, val) if split)
+
+    def check_lengths(self, prompts: PromptEncoder, say: Callable[[str], None]) -> None:
+        """Make sure that no text is too long, reading all of them only if that may be.
+
+        Raises:
+            DataError: for the first text that is.
+        """
+        # A token is a byte at least, so most datasets need no look at their texts.
+        if prompts.fits(self.longest_text):
+            return
+        say("reading all texts, because some may be longer than --max_length")
+        for source in (self._train, self._val):
+            for target in source.texts() if source else ():
+                prompts.encode(target.question, target.answer, target.row_id)
+
+    def stream(self, global_batch: int) -> TrainingStream:
+        """The training sequence in global batches of this size."""
+        return TrainingStream(
+            self._opened,
+            self._train,
+            seed=self._options.seed,
+            global_batch=global_batch,
+            shuffle_window=self._options.shuffle_window,
+            unit=self._options.unit,
+        )
+
+    def training_batches(
+        self,
+        preparation: Preparation,
+        collator: Collator,
+        *,
+        micro_batch: int,
+        accumulation: int,
+        rank: Rank,
+        first_step: int = 0,
+    ) -> Background[Batch]:
+        """See :class:`prs_med.data.training_data.TrainingData`; from global batch ``first_step``
+        on. Close it in the end."""
+        stream = self.stream(micro_batch * accumulation * rank.world)
+        units = stream.units_of(rank, first_step, self._options.memory)
+        return self._batches(units, preparation, collator, micro_batch)
+
+    def validation_batches(
+        self, preparation: Preparation, collator: Collator, *, micro_batch: int, rank: Rank
+    ) -> Iterator[Batch]:
+        """See :class:`prs_med.data.training_data.TrainingData`."""
+        if self._val is None:
+            raise DataError(f"{self._uri} has no validation split")
+        units = evaluation_units(self._val, micro_batch, rank, self._options.memory)
+        with closing(self._batches(units, preparation, collator, micro_batch)) as batches:
+            yield from batches
+
+    def _batches(
+        self,
+        units: Generator[StreamedUnit],
+        preparation: Preparation,
+        collator: Collator,
+        micro_batch: int,
+    ) -> Background[Batch]:
+        samples = StoredSamples(preparation, self._options.seed)
+        batches = _made(units, samples, collator, micro_batch, self._options.num_workers)
+        return Background(batches, _READY_BATCHES)
+
+
+def _made(
+    units: Generator[StreamedUnit],
+    samples: StoredSamples,
+    collator: Collator,
+    micro_batch: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Batches of units that several threads decode and prepare, in the order of the units.
+
+    Threads rather than processes: decoding, scaling and tokenising run outside Python's lock, a
+    process would start with seconds of imports for every loader of every rank, and would have to
+    be sent all bytes.
+    """
+    waiting: deque[list[Future[list[Sample]]]] = deque()
+    with closing(units), ThreadPoolExecutor(max(1, workers), "decode") as pool:
+        try:
+            for batch in in_batches(units, micro_batch):
+                waiting.append([pool.submit(samples.make, unit) for unit in batch])
+                # Enough for all threads, whatever the size of a batch.
+                if sum(map(len, waiting)) >= 2 * workers + micro_batch:
+                    yield _collated(waiting.popleft(), collator)
+            while waiting:
+                yield _collated(waiting.popleft(), collator)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _collated(futures: list[Future[list[Sample]]], collator: Collator) -> Batch:
+    batch = collator([sample for future in futures for sample in future.result()])
+    return batch.pin_memory() if torch.cuda.is_available() else batch
+
+
+def _cache(options: StreamOptions) -> DiskCache | None:
+    if options.cache_dir is None:
+        return None
+    try:
+        return DiskCache(options.cache_dir, options.cache_bytes)
+    except OSError as error:
+        raise DataError(f"--cache_dir {options.cache_dir}: {error.strerror}") from None

@@ -1,0 +1,163 @@
+"""The settings of ``launch/data.py``, defined once; see :mod:`prs_med.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prs_med.checked_settings import (
+    CheckedSettings,
+    SettingError,
+    fraction,
+    not_negative,
+    positive,
+    setting,
+)
+
+_WORKERS = "Threads that read and decode"
+
+
+@dataclass(kw_only=True)
+class BuildSettings(CheckedSettings):
+    """Build: from CSV files, images and masks to a dataset that is streamed while training"""
+
+    data_root: str = setting(
+        "", "Folder with images, masks and CSV files; all paths in the files are relative to it"
+    )
+    output: str = setting(
+        "", "Where the dataset goes: a folder, or s3://bucket/folder (new, or an unfinished build)"
+    )
+    ann_paths: str | None = setting(
+        None,
+        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
+    )
+    tasks: str | None = setting(
+        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
+    )
+    group_column: str | None = setting(
+        None,
+        "Column that names the patient or study; images of one are held out together "
+        "(default: a column such as patient_id, else the file names of known datasets)",
+    )
+    on_bad_rows: Literal["error", "skip"] = setting(
+        "error", "A row that cannot be used: stop with file and line, or skip, count and list it"
+    )
+    val_fraction: float = setting(
+        0.1,
+        "Share of training images held out for validation when no row is labelled val",
+        fraction,
+        "0 <= value < 1",
+    )
+    allow_duplicates: bool = setting(
+        False,
+        "Accept images or masks of the same bytes in several splits, and list them (default: stop)",
+    )
+    shuffle: bool = setting(
+        True, "Store training images in an order drawn by SEED, so that each read is a mixture"
+    )
+    seed: int = setting(
+        0, "Seed of the order and of the images held out", not_negative, "0 or more"
+    )
+    row_group_mb: float = setting(
+        4.0, "Size in MiB of a row group: what one read fetches", positive, "a positive number"
+    )
+    shard_mb: float = setting(128.0, "Size in MiB of a shard", positive, "a positive number")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.row_group_mb > self.shard_mb:
+            raise SettingError(
+                f"--row_group_mb {self.row_group_mb}: a row group is part of a shard of "
+                f"--shard_mb {self.shard_mb}"
+            )
+
+
+@dataclass(kw_only=True)
+class CheckSettings(CheckedSettings):
+    """Check: every byte, image, mask, zone and answer of a dataset"""
+
+    data: str = setting("", "The dataset: a folder or s3://bucket/folder")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+    output: str | None = setting(
+        None, "File for the complete list of findings, one JSON object a line (default: none)"
+    )
+
+
+@dataclass(kw_only=True)
+class StatsSettings(CheckedSettings):
+    """Stats: what a dataset holds, as tables and a picture sheet"""
+
+    data: str = setting("", "The dataset: a folder or s3://bucket/folder")
+    output_dir: str = setting("runs/stats", "Folder for stats.json and samples.png")
+    pictures: int = setting(
+        24, "Images on the picture sheet, of each modality alike", not_negative, "0 or more"
+    )
+
+
+@dataclass(kw_only=True)
+class SynthesizeSettings(CheckedSettings):
+    """Synthesize: phantom images with masks, questions and answers, as a data root"""
+
+    output: str = setting("", "New folder for images, masks and CSV files")
+    train: int = setting(960, "Training images", not_negative, "0 or more")
+    val: int = setting(60, "Validation images", not_negative, "0 or more")
+    test: int = setting(100, "Test images", not_negative, "0 or more")
+    size: int = setting(128, "Side of the images in pixels", lambda v: v >= 32, "at least 32")
+    seed: int = setting(0, "Another seed draws other images", not_negative, "0 or more")
+
+
+@dataclass(kw_only=True)
+class AnnotateSettings(CheckedSettings):
+    """Annotate: questions and answers from images and masks"""
+
+    data_root: str = setting("", "Folder with images and masks, in PosMed's folders")
+    pairs: str | None = setting(
+        None,
+        "CSV file that names images and masks (image_path, mask_path; task, modality, split, "
+        "patient_id if known) (default: the folders are searched)",
+    )
+    output: str | None = setting(
+        None, "CSV file to write (default: annotations/annotated.csv in DATA_ROOT)"
+    )
+    structure: str | None = setting(
+        None, "What the masks show, such as tumor (default: by task, else finding)"
+    )
+    questions_per_target: int = setting(
+        1, "Differently worded questions about each structure", positive, "a positive number"
+    )
+    min_component: float = setting(
+        0.0005,
+        "Smallest separate piece of a mask that counts, as a share of the image",
+        fraction,
+        "0 <= value < 1",
+    )
+    seed: int = setting(0, "Another seed chooses other words", not_negative, "0 or more")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+
+
+@dataclass(kw_only=True)
+class SlicesSettings(CheckedSettings):
+    """Slices: from DICOM and NIfTI scans to images and masks for 'annotate'"""
+
+    scans: str = setting("", "Folder with a NIfTI file, a DICOM file or a folder of them per case")
+    masks: str | None = setting(
+        None, "Folder with the cases' masks under the same names (NIfTI, DICOM or DICOM SEG)"
+    )
+    output: str = setting("", "Folder for the images and masks: the data root of 'annotate'")
+    task: str = setting("", "Name of the task, such as lung_CT")
+    modality: str | None = setting(None, "Name of the modality (default: the task)")
+    split: Literal["train", "val", "test"] = setting("train", "Split that these cases belong to")
+    window: str = setting(
+        "auto",
+        "Grey values shown: auto, lung, soft_tissue, brain, bone, mediastinum, or CENTER,WIDTH",
+    )
+    plane: Literal["axial", "coronal", "sagittal"] = setting(
+        "axial", "Plane of the slices (NIfTI; DICOM slices are taken as they are)"
+    )
+    label: int | None = setting(
+        None, "Mask value that counts (default: all above 0)", positive, "a positive number"
+    )
+    every: int = setting(1, "Take every n-th slice", positive, "a positive number")
+    keep_empty: bool = setting(False, "Also write slices whose mask is empty")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number")

@@ -1,0 +1,119 @@
+"""Files in a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from prs_med.storage.store import MissingFileError, StorageError, check_name
+
+_UNFINISHED = ".unfinished-"
+
+
+class DirectoryStore:
+    """A folder. A file gets its name when it is complete and on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = str(folder)
+        self._folder = folder
+
+    def where(self, name: str) -> str:
+        """The path of a file."""
+        return str(self._folder / name)
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """See :class:`prs_med.storage.store.Store`."""
+        try:
+            with open(self._path(name), "rb") as file:
+                file.seek(offset)
+                data = file.read(-1 if length is None else length)
+        except FileNotFoundError:
+            raise MissingFileError(f"{self.where(name)}: no such file") from None
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+        if length is not None and len(data) != length:
+            raise StorageError(
+                f"{self.where(name)}: ends at byte {offset + len(data)}, "
+                f"but {offset + length} were expected"
+            )
+        return data
+
+    def size(self, name: str) -> int | None:
+        """See :class:`prs_med.storage.store.Store`."""
+        try:
+            return self._path(name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """See :class:`prs_med.storage.store.Store`."""
+        self._replace(name, lambda file: file.write(data))
+
+    def write_file(self, name: str, source: Path) -> None:
+        """See :class:`prs_med.storage.store.Store`."""
+        with source.open("rb") as content:
+            self._replace(name, lambda file: shutil.copyfileobj(content, file, 1 << 20))
+
+    def names(self, prefix: str = "") -> list[str]:
+        """See :class:`prs_med.storage.store.Store`."""
+        found = (
+            Path(folder, file).relative_to(self._folder).as_posix()
+            for folder, _, files in os.walk(self._folder)
+            for file in files
+            if not file.startswith(_UNFINISHED)
+        )
+        return sorted(name for name in found if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        """See :class:`prs_med.storage.store.Store`."""
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+
+    def _path(self, name: str) -> Path:
+        return self._folder / check_name(name)
+
+    def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """Fill a new file and give it its name once its bytes are on disk."""
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    fill(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(unfinished, 0o666 & ~_umask())
+                os.replace(unfinished, path)
+            except BaseException:
+                os.unlink(unfinished)
+                raise
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+
+
+def _umask() -> int:
+    # The umask can only be read by setting it; this file of Linux tells it without a race.
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        return 0o022
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

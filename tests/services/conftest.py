@@ -1,0 +1,78 @@
+"""Services that the tests in this folder share: real S3, S3 with faults, and a stand-in for S3."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from typing import NoReturn
+
+import boto3
+import pytest
+
+from tests.services.ceph import CephGateway, install_ceph
+from tests.services.fault_proxy import FaultProxy
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip what needs a service; fail where leaving it out must not pass for success."""
+    if os.environ.get("CI") or os.environ.get("PRS_MED_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephGateway]:
+    """A real S3 server for the whole session."""
+    installed = install_ceph()
+    if not installed:
+        unavailable(f"Ceph is not installed: {installed.reason}")
+    with CephGateway(tmp_path_factory.mktemp("ceph")) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the environment nor the files of the developer say anything about AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    # boto3.client() keeps a session, which keeps the credentials it was made with.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+
+@pytest.fixture
+def bucket(
+    ceph: CephGateway, no_aws_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A fresh bucket; the environment names its server and nothing else of AWS."""
+    for name, value in ceph.environment().items():
+        monkeypatch.setenv(name, value)
+    client, name = ceph.client(), f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    yield name
+    # The objects are in memory. The empty bucket costs nothing.
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for item in page.get("Contents", []):
+            client.delete_object(Bucket=name, Key=item["Key"])
+
+
+@pytest.fixture
+def fault_proxy(ceph: CephGateway) -> Iterator[FaultProxy]:
+    """A proxy before the gateway. A test that wants it in the way sets AWS_ENDPOINT_URL."""
+    with FaultProxy(ceph.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """A stand-in for S3 that starts at once and takes any key."""
+    from moto.server import ThreadedMotoServer  # slow to import
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()

@@ -1,0 +1,329 @@
+"""From annotation files to shards: what is in them, and what an interrupted build does."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from prs_med.data.dataset.build import Built, Layout, build
+from prs_med.data.dataset.index import DatasetIndex, parse_index, read_index
+from prs_med.data.images import load_mask
+from prs_med.data.phantoms import write_phantoms
+from prs_med.data.position import position_of
+from prs_med.data.records import DataError, Record
+from prs_med.data.sources import read_annotations
+from prs_med.data.split import split_records
+from prs_med.data.stream.row_group_source import RowGroupSource
+from prs_med.storage.directory import DirectoryStore
+from prs_med.storage.store import StorageError
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 2**20
+SMALL = Layout(int(0.04 * MIB), int(0.12 * MIB), shuffle=True, seed=0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms of which every image has two questions."""
+    folder = tmp_path_factory.mktemp("root")
+    write_phantoms(folder, {"train": 40, "val": 8, "test": 5}, size=64, seed=4)
+    for path in (folder / "annotations").glob("*.csv"):
+        head, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        again = [row.replace("?", " exactly?", 1) for row in rows]
+        path.write_text(head + "".join(rows + again), encoding="utf-8")
+    return folder
+
+
+def records_of(root: Path) -> list[Record]:
+    return read_annotations(root, None, "error").records
+
+
+def built(root: Path, output: Path, layout: Layout = SMALL, **options: object) -> Built:
+    defaults = {"held_out": "", "skip_bad_rows": False, "allow_duplicates": False, "workers": 2}
+    return build(
+        split_records(records_of(root), 0.1, 0),
+        root,
+        DirectoryStore(output),
+        layout,
+        show_progress=False,
+        **{**defaults, **options},
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_every_row_is_there_with_the_bytes_of_its_files(root: Path, tmp_path: Path) -> None:
+    result = built(root, tmp_path)
+    assert result.index.splits["train"].rows == 40
+    assert result.index.splits["train"].targets == 80
+    store = DirectoryStore(tmp_path)
+    opened = read_index(store)
+    for name in ("train", "val", "test"):
+        source = RowGroupSource(store, opened.split(name))
+        found = {}
+        for number in range(len(source)):
+            group = source.read(number)
+            assert (group.rows, group.targets) == (source.rows()[number], source.targets()[number])
+            for row in range(group.rows):
+                image = group.image(row)
+                assert len(image.targets) == 2
+                for target in image.targets:
+                    found[target.row_id] = (image, target)
+        expected = [record for record in records_of(root) if record.split == name]
+        assert set(found) == {record.row_id for record in expected}
+        for record in expected:
+            image, target = found[record.row_id]
+            assert image.image == record.image_path.read_bytes()
+            assert target.mask == record.mask_path.read_bytes()
+            assert (target.question, target.answer) == (record.question, record.answer)
+            assert image.modality == record.modality
+            position = position_of(load_mask(record.mask_path))
+            assert (target.zone, target.near_center) == (position.zone, position.near_center)
+
+
+def test_hugging_face_datasets_opens_it_by_itself(root: Path, tmp_path: Path) -> None:
+    from datasets import Image as ImageFeature
+    from datasets import load_dataset
+
+    built(root, tmp_path / "out")
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in loaded.items()} == {
+        "train": 40,
+        "validation": 8,
+        "test": 5,
+    }
+    train = loaded["train"]
+    assert isinstance(train.features["image"], ImageFeature)
+    row = train[0]
+    assert row["image"].size == (row["width"], row["height"]) == (64, 64)
+    assert isinstance(row["targets"][0]["mask"], Image.Image)
+    streamed = load_dataset(str(tmp_path / "out"), split="train", streaming=True)
+    assert next(iter(streamed))["targets"][0]["question"]
+
+
+def test_sizes_are_those_asked_for_and_training_images_are_mixed(
+    root: Path, tmp_path: Path
+) -> None:
+    index = built(root, tmp_path / "mixed").index
+    train = index.splits["train"]
+    assert len(train.shards) > 2
+    for shard in train.shards:
+        assert shard.size < 2 * SMALL.shard_bytes
+        for length in shard.row_groups.lengths:
+            assert length < 2 * SMALL.row_group_bytes
+
+    def modalities(folder: Path) -> list[str]:
+        store = DirectoryStore(folder)
+        source = RowGroupSource(store, read_index(store).split("train"))
+        groups = [source.read(number) for number in range(len(source))]
+        return [str(group.image(row).modality) for group in groups for row in range(group.rows)]
+
+    layout = replace(SMALL, shuffle=False)
+    built(root, tmp_path / "sorted", layout)
+    assert modalities(tmp_path / "sorted") == sorted(modalities(tmp_path / "sorted"))
+    assert modalities(tmp_path / "mixed") != modalities(tmp_path / "sorted")
+
+
+def test_the_same_inputs_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    built(root, tmp_path / "a", workers=1)
+    built(root, tmp_path / "b", workers=3)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_finished_build_is_left_as_it_is(root: Path, tmp_path: Path) -> None:
+    first = built(root, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    again = built(root, tmp_path)
+    assert again.written == 0
+    assert again.index == first.index
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
+    with pytest.raises(DataError, match=r"another dataset|other settings"):
+        built(root, tmp_path, replace(SMALL, row_group_bytes=30_000))
+
+
+def build_command(root: Path, output: Path) -> list[str]:
+    return [
+        *(sys.executable, "launch/data.py", "build", "--data_root", str(root)),
+        *("--output", str(output), "--row_group_mb", "0.04", "--shard_mb", "0.12"),
+    ]
+
+
+def test_a_killed_build_goes_on_and_ends_alike(root: Path, tmp_path: Path) -> None:
+    built(root, tmp_path / "whole")
+    output, rng = tmp_path / "killed", random.Random(1)
+    for _ in range(4):
+        running = subprocess.Popen(
+            build_command(root, output), cwd=ROOT, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        finished = len(list(output.glob("_build/*.json")))
+        # Killed soon after the next shard is finished: in the middle of the one behind it.
+        while (
+            running.poll() is None
+            and len(list(output.glob("_build/*.json"))) <= finished
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.03))
+        running.kill()
+        running.wait()
+    done = {path: path.stat().st_mtime_ns for path in output.glob("data/*.parquet")}
+    reported = {path.stem for path in output.glob("_build/*.json")}
+    finished_build = subprocess.run(
+        build_command(root, output), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished_build.returncode == 0, finished_build.stderr
+    for path, changed in done.items():
+        if path.name in reported:
+            assert path.stat().st_mtime_ns == changed, "a finished shard was written again"
+    left = {name: data for name, data in files(output).items() if ".unfinished-" not in name}
+    assert left == files(tmp_path / "whole")
+
+
+def test_dataset_json_is_written_last(root: Path, tmp_path: Path, monkeypatch) -> None:
+    written: list[str] = []
+    for method in ("write", "write_file"):
+        really = getattr(DirectoryStore, method)
+
+        def recording(self, name: str, content: object, really=really) -> None:
+            written.append(name)
+            really(self, name, content)
+
+        monkeypatch.setattr(DirectoryStore, method, recording)
+    built(root, tmp_path)
+    assert written[-1] == "dataset.json"
+    assert written.count("dataset.json") == 1
+    assert not list((tmp_path / "_build").glob("*"))
+
+
+@pytest.fixture
+def copied(root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(root, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def damage_image(record: Record) -> None:
+    record.image_path.write_bytes(record.image_path.read_bytes()[:200])
+
+
+def damage_mask(record: Record) -> None:
+    record.mask_path.write_bytes(b"no image")
+
+
+def shrink_mask(record: Record) -> None:
+    with Image.open(record.mask_path) as mask:
+        mask.resize((32, 32)).save(record.mask_path)
+
+
+@pytest.mark.parametrize("damage", [damage_image, damage_mask, shrink_mask])
+def test_a_bad_row_is_an_error_or_is_listed(copied: Path, tmp_path: Path, damage) -> None:
+    record = records_of(copied)[3]
+    damage(record)
+    twins = [r.row_id for r in records_of(copied) if r.image_path == record.image_path]
+    assert len(twins) == 2
+    with pytest.raises(DataError, match=record.row_id):
+        built(copied, tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    result = built(copied, tmp_path / "out", skip_bad_rows=True)
+    assert sorted(row.split(": ")[0] for row in result.bad_rows) == sorted(twins)
+    assert result.index.splits["train"].rows == 39
+    assert result.index.splits["train"].targets == 78
+
+
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_duplicates_across_splits_are_found(copied: Path, tmp_path: Path, what: str) -> None:
+    records = records_of(copied)
+    train = next(r for r in records if r.split == "train")
+    test = next(r for r in records if r.split == "test")
+    shutil.copy(getattr(train, f"{what}_path"), getattr(test, f"{what}_path"))
+    with pytest.raises(DataError, match=f"one {what} is in train .*and in test .*allow_dupl"):
+        built(copied, tmp_path / "out")
+    result = built(copied, tmp_path / "out", allow_duplicates=True)
+    assert result.written == 0 or result.index.duplicates
+    assert len(result.index.duplicates) == 1
+    assert train.row_id in result.index.duplicates[0]
+    assert test.row_id in result.index.duplicates[0]
+
+
+def test_empty_masks_are_no_duplicates_and_have_no_zone(copied: Path, tmp_path: Path) -> None:
+    records = records_of(copied)
+    for split in ("train", "test"):
+        record = next(r for r in records if r.split == split)
+        Image.new("L", (64, 64)).save(record.mask_path)
+    result = built(copied, tmp_path / "out")
+    assert result.index.duplicates == []
+    store = DirectoryStore(tmp_path / "out")
+    source = RowGroupSource(store, read_index(store).split("test"))
+    targets = [
+        source.read(group).target(number).targets[0]
+        for group in range(len(source))
+        for number in range(source.targets()[group])
+    ]
+    assert [t.zone for t in targets].count(None) == 2
+    assert [t.near_center for t in targets].count(None) == 2
+
+
+def test_the_index_reads_back(root: Path, tmp_path: Path) -> None:
+    index = built(root, tmp_path).index
+    assert parse_index(index.dumps().encode(), "x") == index
+
+
+def edited(index: DatasetIndex, change) -> bytes:
+    loaded = json.loads(index.dumps())
+    change(loaded)
+    return json.dumps(loaded).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=9), "format 9, but this version reads format 1"),
+        (lambda d: d.pop("splits"), "not a description"),
+        (lambda d: d["splits"]["train"]["shards"][0].update(name="../../etc/passwd"), "below its"),
+        (lambda d: d["splits"]["train"]["shards"][0].update(name="/etc/passwd"), "below its"),
+        (lambda d: d["splits"]["train"]["shards"][0]["row_groups"]["rows"].pop(), "completely"),
+        (lambda d: d["splits"]["train"]["shards"][0]["row_groups"].pop("crc32"), "crc32"),
+    ],
+)
+def test_a_wrong_index_is_one_line(root: Path, tmp_path: Path, change, message: str) -> None:
+    index = built(root, tmp_path).index
+    with pytest.raises(DataError, match=message) as raised:
+        parse_index(edited(index, change), "here/dataset.json")
+    assert str(raised.value).startswith("here/dataset.json: ")
+
+
+def test_a_folder_without_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset\.json: no such file; a dataset is made by"):
+        read_index(DirectoryStore(tmp_path))
+
+
+def test_a_store_that_fails_leaves_no_index(root: Path, tmp_path: Path, monkeypatch) -> None:
+    really = DirectoryStore.write_file
+
+    def failing(self, name: str, source: Path) -> None:
+        if "val-" in name:
+            raise StorageError(f"{name}: no space left on device")
+        really(self, name, source)
+
+    monkeypatch.setattr(DirectoryStore, "write_file", failing)
+    with pytest.raises(StorageError, match="no space left"):
+        built(root, tmp_path)
+    assert not (tmp_path / "dataset.json").exists()
+    monkeypatch.setattr(DirectoryStore, "write_file", really)
+    assert 0 < built(root, tmp_path).written < 6
