@@ -65,12 +65,20 @@ def main() -> int:
     write_llava_med(weights / "llava_med", phantom_texts(data), seed=0)
     write_tinysam(weights / "tinysam.pth", seed=0)
 
+    status = _show_and_run(
+        [sys.executable, "launch/data.py", "build",
+         "--data_root", str(data),
+         "--output", str(output / "dataset")]
+    )  # fmt: skip
+    if status:
+        return status
+
     launcher, batch = _split_of_the_batch()
     started = time.monotonic()
     status = _show_and_run(
         ["deepspeed", "--log_level", "error", *launcher, "launch/train.py",
          "--deepspeed", "ds_configs/zero2.json",
-         "--data_root", str(data),
+         "--data", str(output / "dataset"),
          "--vlm_path", str(weights / "llava_med"),
          "--sam_ckpt", str(weights / "tinysam.pth"),
          "--save_dir", str(output / "run"),

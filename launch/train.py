@@ -16,6 +16,7 @@ from prs_med.config import SettingError  # noqa: E402
 from prs_med.data.records import DataError  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_training_settings  # noqa: E402
+from prs_med.storage.store import StorageError  # noqa: E402
 from prs_med.train import distributed  # noqa: E402
 from prs_med.train.loop import TrainingStopped  # noqa: E402
 from prs_med.train.run import run  # noqa: E402
@@ -25,7 +26,7 @@ def main() -> int:
     """Run and return the exit status: 0 done, 2 a mistake in settings or data, 3 stopped."""
     try:
         run(parse_training_settings(sys.argv[1:], __doc__ or ""))
-    except (SettingError, DataError, CheckpointError) as error:
+    except (SettingError, DataError, CheckpointError, StorageError) as error:
         # From a loader's worker process, the message comes behind that process's traceback.
         line = str(error).strip().splitlines()[-1]
         kind = type(error)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,6 +77,15 @@ class DirectoryStore:
             self._path(name).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+
+    def sweep(self) -> None:
+        """See :class:`prs_med.storage.store.Store`; empty folders go too."""
+        for folder, _, files in os.walk(self._folder, topdown=False):
+            for file in files:
+                if file.startswith(_UNFINISHED):
+                    Path(folder, file).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.rmdir(folder)
 
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)

@@ -118,6 +118,19 @@ class S3Store:
         """See :class:`prs_med.storage.store.Store`."""
         self._ask(name, lambda: self._client().delete_object(**self._object(name)))
 
+    def sweep(self) -> None:
+        """See :class:`prs_med.storage.store.Store`: parts of uploads that were never completed."""
+
+        def abort_all() -> None:
+            pages = self._client().get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for upload in page.get("Uploads", ()):
+                    self._client().abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+
+        self._ask("", abort_all)
+
     def _key(self, name: str) -> str:
         return self._prefix + check_name(name)
 

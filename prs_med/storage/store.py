@@ -50,6 +50,9 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove a file; that there is none is no error."""
 
+    def sweep(self) -> None:
+        """Remove what interrupted writes left, when nothing else writes here."""
+
 
 def check_name(name: str) -> str:
     """The name itself, if it stays inside its store.

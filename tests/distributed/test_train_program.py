@@ -99,6 +99,37 @@ def test_bad_rows_are_skipped_counted_and_listed_on_request(
     assert (tmp_path / "run" / "bad_rows.txt").read_text().startswith(row)
 
 
+def streamed(small, data: str, save_dir: Path) -> list[str]:
+    arguments = quick(small, save_dir, "--data", data)
+    at = arguments.index("--data_root")
+    return arguments[:at] + arguments[at + 2 :]
+
+
+def test_a_damaged_dataset_stops_training_with_its_place(small, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "launch/data.py", "build", "--data_root", str(small.data)),
+            *("--output", str(tmp_path / "set")),
+        ],
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0
+    (shard,) = (tmp_path / "set" / "data").glob("train-*.parquet")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    done = train(*streamed(small, str(tmp_path / "set"), tmp_path / "run"))
+    assert_one_clear_line(done, shard.name, "row group 0: the checksum is wrong")
+
+
+def test_a_dataset_that_is_not_there_ends_in_one_line(small, tmp_path: Path) -> None:
+    done = train(*streamed(small, str(tmp_path / "none"), tmp_path / "a"))
+    assert_one_clear_line(done, "none/dataset.json: no such file")
+    done = train(*streamed(small, "gs://bucket/set", tmp_path / "b"))
+    assert_one_clear_line(done, "gs:// is not known here")
+
+
 @pytest.fixture(scope="module")
 def finished(small, tmp_path_factory: pytest.TempPathFactory):
     """A run with monitors on, compiled, from a YAML file, without rows labelled val."""

@@ -38,7 +38,8 @@ def no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    for name in ("no_proxy", "NO_PROXY"):  # the first counts more where both are set
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
     # boto3.client() keeps a session, which keeps the credentials it was made with.
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
 

@@ -269,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, request: Request) -> None:
         """Send head and body to the server, up to where it can be asked for its answer."""
-        if self.upstream.sock and select.select([self.upstream.sock], [], [], 0)[0]:
+        if self.upstream.sock and _readable(self.upstream.sock, 0):
             self.upstream.close()  # the server has closed it since the last request
         target = self.requestline.split()[1]
         self.upstream.putrequest(self.command, target, skip_host=True, skip_accept_encoding=True)
@@ -292,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answers_without_body(self) -> bool:
         """Whether the server has a final answer and does not wait for the body."""
         upstream = self.upstream.sock
-        if not select.select([upstream], [], [], CONTINUE_WAIT_S)[0]:
+        if not _readable(upstream, CONTINUE_WAIT_S):
             return False
         return upstream.recv(12, socket.MSG_PEEK)[9:] != b"100"
 
@@ -354,6 +354,13 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.001)
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def _readable(connection: socket.socket, seconds: float) -> bool:
+    """Whether the other side sends something or closes within this time."""
+    poll = select.poll()  # select() itself knows only the first 1024 files of a process
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _unsent_bytes(connection: socket.socket) -> int:

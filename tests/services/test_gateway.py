@@ -100,7 +100,7 @@ def test_environment_alone_reaches_the_gateway(bucket: str) -> None:
     assert error_of(client.get_object, Bucket=bucket, Key="a/ü b+c") == (404, "NoSuchKey")
 
 
-@pytest.mark.usefixtures("foreign_profile", "bucket")
+@pytest.mark.usefixtures("foreign_profile")
 def test_other_settings_of_aws_are_left_out(bucket: str) -> None:
     assert boto3.client("s3").list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 

@@ -115,6 +115,17 @@ def test_words_of_place_are_exchanged(text: str, mirrored: str) -> None:
         "It is on the left side of the abdomen.",
         "The lower right molar.",
         "There is a medial lesion.",
+        "It is upper_left.",
+        "It is in the topleft corner.",
+        "The leftmost nodule.",
+        "It lies above the diaphragm.",
+        "It is superior to the hilum.",
+        "A nodule in the LUL.",
+        "It is at the 10 o'clock position.",
+        "It is on the patient's left side.",
+        "It is on the left side (of the patient).",
+        "The left side mandible.",
+        "tOP lEFT.",
     ],
 )
 @pytest.mark.parametrize("place", ["question", "answer"])
@@ -124,6 +135,21 @@ def test_anatomy_is_never_mirrored(text: str, place: str) -> None:
     texts = {"question": "Where is it?", "answer": "Top left.", place: text}
     for direction in ("horizontal", "vertical"):
         assert flipped(Target(mask, **texts), direction) is None
+
+
+@pytest.mark.parametrize("text", ["It is on the left side.", "It is in the left half."])
+def test_one_side_must_be_that_of_the_mask(text: str) -> None:
+    """The middle columns of an even width are mirrored to the same side by the rule."""
+    left, right, middle = (np.zeros((40, 40), np.uint8) for _ in range(3))
+    left[2, 2], right[2, 37], middle[2, :] = 1, 1, 1
+    for question, answer in (("Where is it?", text), (text, "Yes.")):
+        result = flipped(Target(left, question, answer), "horizontal")
+        assert result is not None
+        assert f"{result.question} {result.answer}" == f"{question} {answer}".replace(
+            "left", "right"
+        )
+        assert flipped(Target(right, question, answer), "horizontal") is None
+        assert flipped(Target(middle, question, answer), "horizontal") is None
 
 
 def test_an_answer_that_is_not_true_is_left_alone() -> None:
@@ -155,6 +181,16 @@ def test_nothing_changes_by_default() -> None:
     found = Augmentation().apply_to_image(image, targets, (0, 0))
     assert found[0] is image
     assert found[1] is targets
+
+
+def test_intensity_changes_the_image_alone() -> None:
+    image, targets = picture(9, 9), [Target(np.ones((9, 9), np.uint8), "?", "In the left lung.")]
+    changed, found = Augmentation(intensity=1.0).apply_to_image(image, targets, (0, 0))
+    assert changed.tobytes() != image.tobytes()
+    assert found is targets
+    # A table: what was one value is one value again, and order is kept.
+    before, after = np.asarray(image).ravel(), np.asarray(changed).ravel()
+    assert (np.diff(after[np.argsort(before)].astype(int)) >= 0).all()
 
 
 def test_the_key_decides_and_the_share_of_flips_is_the_one_asked_for() -> None:
@@ -190,7 +226,8 @@ def test_grey_values_stay_within_the_documented_bounds(
             for gamma in (1 - 0.4 * strength, 1 + 0.4 * strength):
                 y = (grey / 255) ** gamma
                 corners.append(brightness * (y + contrast * 2 * y * (1 - y) * (2 * y - 1)))
-    assert 255 * min(corners) - 8 <= value <= min(255, 255 * max(corners) + 8)
+    # Each of the three changes is monotonic, so the extremes are at the corners; half is rounding.
+    assert 255 * min(corners) - 0.51 <= value <= min(255, 255 * max(corners) + 0.51)
     if grey == 0:
         assert value == 0
 

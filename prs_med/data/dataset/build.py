@@ -124,6 +124,7 @@ def build(
     store.write(index.NAME, result.dumps().encode())
     for name in store.names(f"{REPORTS}/"):
         store.delete(name)
+    store.sweep()
     return Built(result, sum(new for _, _, new in reports), bad_rows)
 
 

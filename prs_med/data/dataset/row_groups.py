@@ -51,13 +51,17 @@ class RowGroup:
     def __init__(self, table: pa.Table, where: str) -> None:
         self._where = where
         self.nbytes: int = table.nbytes
-        # A column of one row group is one chunk; reading scalars out of a chunk copies nothing.
-        image, targets = table["image"].combine_chunks(), table["targets"].combine_chunks()
+        image, targets = _chunk(table["image"]), _chunk(table["targets"])
         self._image = image.field("bytes")
-        self._modality = table["modality"].combine_chunks()
-        self._width, self._height = table["width"].to_numpy(), table["height"].to_numpy()
-        self._first_target = np.asarray(targets.offsets) - targets.offsets[0].as_py()
-        flat = targets.flatten()
+        self._modality = _chunk(table["modality"])
+        self._width, self._height = _chunk(table["width"]), _chunk(table["height"])
+        # Not through to_numpy and flatten, whose first call imports pandas and compute functions:
+        # half a second in which nothing is read.
+        offsets = np.frombuffer(targets.offsets.buffers()[1], np.int32)
+        start = targets.offsets.offset
+        places = offsets[start : start + len(targets) + 1]
+        self._first_target = places - places[0]
+        flat = targets.values.slice(int(places[0]), int(self._first_target[-1]))
         self._mask = flat.field("mask").field("bytes")
         self._texts = {
             name: flat.field(name)
@@ -86,7 +90,7 @@ class RowGroup:
 
     def size(self, row: int) -> tuple[int, int]:
         """Stored width and height of an image in pixels."""
-        return int(self._width[row]), int(self._height[row])
+        return self._width[row].as_py(), self._height[row].as_py()
 
     def _stored(self, row: int, targets: range) -> StoredImage:
         return StoredImage(
@@ -101,6 +105,11 @@ class RowGroup:
                 for number in targets
             ),
         )
+
+
+def _chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; combining, which copies, is needed only where it is not one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def read_row_group(store: Store, shard: Shard, number: int, footer: pq.FileMetaData) -> RowGroup:

@@ -6,19 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from prs_med.data.dataset.index import DatasetIndex, Shard, read_index
-from prs_med.data.dataset.range_file import RangeFile
 from prs_med.data.dataset.row_groups import StoredImage, read_footer, read_row_group
+from prs_med.data.dataset.small_columns import TARGET, read_small_columns
 from prs_med.data.images import decode_image, decode_mask
 from prs_med.data.overlay import fitted, overlay
 from prs_med.data.position import ZONES
@@ -28,9 +25,9 @@ _TILE = 160
 _MARGIN = 8
 _COLUMNS = 6
 _COLOURS = ((46, 160, 67), (217, 72, 15), (54, 116, 217), (190, 60, 190))
-_SMALL_COLUMNS = [
+_COLUMNS_READ = [
     *("width", "height", "modality", "group"),
-    *(f"targets.list.element.{name}" for name in ("question", "answer", "zone", "near_center")),
+    *(f"{TARGET}.{name}" for name in ("question", "answer", "zone", "near_center")),
 ]
 
 
@@ -122,12 +119,7 @@ def stats(store: Store, pictures: int, show_progress: bool) -> Stats:
     total = sum(split.rows for split in index.splits.values())
     with tqdm(total=total, desc="reading", unit="image", disable=not show_progress) as bar:
         for name, shard in _shards(index):
-            file = pq.ParquetFile(
-                pa.PythonFile(RangeFile(shard.size, partial(store.read, shard.name)), mode="r"),
-                metadata=read_footer(store, shard),
-            )
-            for number in range(len(shard.row_groups)):
-                rows = file.read_row_group(number, columns=_SMALL_COLUMNS).to_pylist()
+            for number, rows in enumerate(read_small_columns(store, shard, _COLUMNS_READ)):
                 for at, row in enumerate(rows):
                     key = (name, row["modality"])
                     _add(parts.setdefault(key, Part()), row)

@@ -22,6 +22,9 @@ from prs_med.data.stream.stream_order import Unit
 _STRIDE = 16
 """Units between two looks ahead; each look goes through all that is held."""
 
+_GROWTH = 512
+"""Units by which one look goes further; the first sample does not wait for the whole horizon."""
+
 _logger = logging.getLogger("prs_med.data")
 
 
@@ -88,7 +91,8 @@ class ReadAhead:
     def _look_ahead(self) -> bool:
         """Take in units up to the horizon, and start the reads that can be started; whether
         anything is left to hand out."""
-        while len(self._ahead) < self._horizon:
+        goal = min(self._horizon, len(self._ahead) + _GROWTH)
+        while len(self._ahead) < goal:
             unit = next(self._units, None)
             if unit is None:
                 break

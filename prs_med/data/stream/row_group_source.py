@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
@@ -11,7 +10,6 @@ import pyarrow.parquet as pq
 from prs_med.data.dataset.index import Shard, Split
 from prs_med.data.dataset.row_groups import (
     RowGroup,
-    StoredTarget,
     parse_footer,
     parse_row_group,
     read_checked,
@@ -73,13 +71,6 @@ class RowGroupSource:
         )
         where = f"{self._store.where(shard.name)} row group {number}"
         return parse_row_group(data, offset, number, self._footer(shard), where)
-
-    def texts(self) -> Iterator[StoredTarget]:
-        """All questions and answers, in stored order; masks and images are read along with them."""
-        for group in range(len(self)):
-            row_group = self.read(group)
-            for number in range(row_group.targets):
-                yield row_group.target(number).targets[0]
 
     def _footer(self, shard: Shard) -> pq.FileMetaData:
         with self._lock:

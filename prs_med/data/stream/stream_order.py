@@ -46,6 +46,10 @@ class _Epoch:
     ends: np.ndarray
     """(G + 1,) how many units lie before each of them, and in all."""
 
+    def group_at(self, places: np.ndarray) -> np.ndarray:
+        """Which row group of the order holds each of some places of the row."""
+        return np.searchsorted(self.ends, places, "right") - 1
+
 
 class StreamOrder:
     """The endless training sequence over a dataset."""
@@ -66,30 +70,57 @@ class StreamOrder:
         self.streams = max(v for v in range(1, window + 1) if global_batch % v == 0)
         """V, the largest divisor of B that is not above the window."""
         self._depth = max(1, window // self.streams)
+        each, more = divmod(self.units, self.streams)
+        numbers = np.arange(self.streams + 1)
+        self._starts = numbers * each + np.minimum(numbers, more)
+        """(V + 1,) units that lie before each stream; their lengths differ by one at most."""
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._blocks: OrderedDict[tuple[int, int, int], tuple[int, np.ndarray]] = OrderedDict()
 
     def unit(self, position: int) -> Unit:
         """The unit at a position of the endless sequence."""
-        number, offset = divmod(position, self.units)
-        epoch = self._epoch(number)
-        stream, along = offset % self.streams, offset // self.streams
-        first = self._stream_start(stream)
-        last = self._stream_start(stream + 1)
-        first_group = self._group_at(epoch, first)
-        block = (self._group_at(epoch, first + along) - first_group) // self._depth
-        start, shuffled = self._block(number, epoch, stream, block, first_group, first, last)
-        place = start + int(shuffled[first + along - start])
-        at = self._group_at(epoch, place)
-        return Unit(position, int(epoch.groups[at]), place - int(epoch.ends[at]))
+        return self._units(np.array([position]))[0]
 
     def batch(self, step: int) -> list[Unit]:
         """Global batch ``step``, sorted so that neighbours come from one stream."""
         first = step * self._global_batch
         positions = np.arange(first, first + self._global_batch)
         epochs, offsets = np.divmod(positions, self.units)
-        by_stream = np.lexsort((positions, offsets % self.streams, epochs))
-        return [self.unit(int(position)) for position in positions[by_stream]]
+        return self._units(positions[np.lexsort((positions, offsets % self.streams, epochs))])
+
+    def _units(self, positions: np.ndarray) -> list[Unit]:
+        """The units at some positions, (N,) int64."""
+        epochs, offsets = np.divmod(positions, self.units)
+        units: list[Unit] = []
+        # A batch that is sorted by epoch is in one of them, or in few.
+        for number in dict.fromkeys(epochs.tolist()):
+            chosen = epochs == number
+            units += self._units_of_epoch(number, offsets[chosen], positions[chosen])
+        return units
+
+    def _units_of_epoch(
+        self, number: int, offsets: np.ndarray, positions: np.ndarray
+    ) -> list[Unit]:
+        epoch = self._epoch(number)
+        along, streams = np.divmod(offsets, self.streams)
+        first, last = self._starts[streams], self._starts[streams + 1]
+        first_group = epoch.group_at(first)
+        blocks = (epoch.group_at(first + along) - first_group) // self._depth
+        places = np.empty_like(offsets)
+        keys = zip(*(a.tolist() for a in (streams, blocks, first_group, first, last)), strict=True)
+        for at, (key, place) in enumerate(zip(keys, (first + along).tolist(), strict=True)):
+            start, shuffled = self._block(number, epoch, *key)
+            places[at] = start + shuffled[place - start]
+        groups = epoch.group_at(places)
+        return [
+            Unit(*unit)
+            for unit in zip(
+                positions.tolist(),
+                epoch.groups[groups].tolist(),
+                (places - epoch.ends[groups]).tolist(),
+                strict=True,
+            )
+        ]
 
     def part(self, step: int, rank: Rank) -> list[Unit]:
         """What one process takes of a global batch: B / world units, from as few streams as can be.
@@ -117,11 +148,6 @@ class StreamOrder:
         streams = -(-self.streams // rank_count)
         return int(streams * self._depth * self._sizes.max())
 
-    def _stream_start(self, stream: int) -> int:
-        """Units that lie before a stream; the streams' lengths differ by one at most."""
-        each, more = divmod(self.units, self.streams)
-        return stream * each + min(stream, more)
-
     def _epoch(self, number: int) -> _Epoch:
         found = self._epochs.get(number)
         if found is None:
@@ -131,11 +157,6 @@ class StreamOrder:
             if len(self._epochs) > 2:
                 self._epochs.popitem(last=False)
         return found
-
-    @staticmethod
-    def _group_at(epoch: _Epoch, place: int) -> int:
-        """Which row group of the epoch's order holds a place of the row."""
-        return int(np.searchsorted(epoch.ends, place, "right")) - 1
 
     def _block(
         self,

@@ -15,7 +15,8 @@ import torch
 from prs_med.batch import Batch
 from prs_med.data.background import Background
 from prs_med.data.collate import Collator
-from prs_med.data.dataset.index import read_index
+from prs_med.data.dataset.index import Shard, read_index
+from prs_med.data.dataset.small_columns import TARGET, read_small_columns
 from prs_med.data.order import Rank
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError
@@ -32,6 +33,7 @@ from prs_med.data.stream.training_stream import (
 from prs_med.storage.location import open_store
 
 _READY_BATCHES = 2
+_VALIDATION_MEMORY = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class StreamedData:
         store = open_store(uri)
         self._options = options
         self._opened = read_index(store)
-        self._uri = store.uri
+        self._store = store
         train = self._opened.split("train")
         val = self._opened.index.splits.get("val")
         cache = _cache(options)
@@ -86,9 +88,15 @@ class StreamedData:
         if prompts.fits(self.longest_text):
             return
         say("reading all texts, because some may be longer than --max_length")
-        for source in (self._train, self._val):
-            for target in source.texts() if source else ():
-                prompts.encode(target.question, target.answer, target.row_id)
+        columns = [f"{TARGET}.{name}" for name in ("question", "answer", "row_id")]
+        for shard in (s for name in ("train", "val") for s in self._shards(name)):
+            for rows in read_small_columns(self._store, shard, columns):
+                for target in (target for row in rows for target in row["targets"]):
+                    prompts.encode(target["question"], target["answer"], target["row_id"])
+
+    def _shards(self, split: str) -> list[Shard]:
+        found = self._opened.index.splits.get(split)
+        return found.shards if found else []
 
     def stream(self, global_batch: int) -> TrainingStream:
         """The training sequence in global batches of this size."""
@@ -122,8 +130,10 @@ class StreamedData:
     ) -> Iterator[Batch]:
         """See :class:`prs_med.data.training_data.TrainingData`."""
         if self._val is None:
-            raise DataError(f"{self._uri} has no validation split")
-        units = evaluation_units(self._val, micro_batch, rank, self._options.memory)
+            raise DataError(f"{self._store.uri} has no validation split")
+        # Read from one end to the other, so that little is held.
+        memory = min(self._options.memory, _VALIDATION_MEMORY)
+        units = evaluation_units(self._val, micro_batch, rank, memory)
         with closing(self._batches(units, preparation, collator, micro_batch)) as batches:
             yield from batches
 
