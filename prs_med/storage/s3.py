@@ -28,7 +28,7 @@ _CONNECT_SECONDS = 10
 _SILENCE_SECONDS = 30
 _SLOWEST_BYTES_PER_SECOND = 128 * 1024
 """A body that arrives more slowly is asked for again: another connection is often faster."""
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
 _CONNECTIONS = 32
 _PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "BadDigest"}
 _BROKEN_CONNECTION = (

@@ -45,6 +45,10 @@ class StoredImage:
     targets: tuple[StoredTarget, ...]
 
 
+_TEXTS = ("question", "answer", "row_id", "zone", "near_center")
+"""The fields of :class:`StoredTarget` behind its mask, in order."""
+
+
 class RowGroup:
     """The rows of one row group."""
 
@@ -53,7 +57,7 @@ class RowGroup:
         self.nbytes: int = table.nbytes
         image, targets = _chunk(table["image"]), _chunk(table["targets"])
         self._image = image.field("bytes")
-        self._modality = _chunk(table["modality"])
+        self._modality = _chunk(table["modality"]).to_pylist()
         self._width, self._height = _chunk(table["width"]), _chunk(table["height"])
         # Not through to_numpy and flatten, whose first call imports pandas and compute functions:
         # half a second in which nothing is read.
@@ -63,10 +67,8 @@ class RowGroup:
         self._first_target = places - places[0]
         flat = targets.values.slice(int(places[0]), int(self._first_target[-1]))
         self._mask = flat.field("mask").field("bytes")
-        self._texts = {
-            name: flat.field(name)
-            for name in ("question", "answer", "row_id", "zone", "near_center")
-        }
+        # All at once: one by one, each value would cost more than the image's bytes.
+        self._texts = [flat.field(name).to_pylist() for name in _TEXTS]
 
     @property
     def rows(self) -> int:
@@ -96,12 +98,9 @@ class RowGroup:
         return StoredImage(
             image=self._image[row].as_py(),
             where=f"{self._where}, row {row}",
-            modality=self._modality[row].as_py() or None,
+            modality=self._modality[row] or None,
             targets=tuple(
-                StoredTarget(
-                    mask=self._mask[number].as_py(),
-                    **{name: column[number].as_py() for name, column in self._texts.items()},
-                )
+                StoredTarget(self._mask[number].as_py(), *(text[number] for text in self._texts))
                 for number in targets
             ),
         )

@@ -133,7 +133,7 @@ class TrainingStream:
             self._order.sequence(first_step, rank),
             memory=memory,
             threads=_READERS,
-            horizon=min(_HORIZON_LIMIT, 2 * self._order.reach(rank.world) + 64),
+            horizon=min(_HORIZON_LIMIT, self._order.reach(rank.world) + 64),
         )
         for row_group, unit in reader:
             pick = row_group.target if self._unit == "question" else row_group.image
