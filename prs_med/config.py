@@ -43,10 +43,6 @@ COMPILED_REGIONS = ("encoder", "decoder", "language_model")
 COMPILED_BY_DEFAULT = "encoder,decoder"
 
 
-_OF_ROWS = (
-    *("ann_paths", "tasks", "group_column"),
-    *("on_bad_rows", "verify_files", "val_fraction"),
-)
 _OF_STREAMS = ("batch_by_image", "shuffle_window", "stream_memory_mb", "cache_dir", "cache_gb")
 
 
@@ -56,14 +52,9 @@ def names_in(text: str) -> list[str]:
 
 
 @dataclass(kw_only=True)
-class DataSettings(CheckedSettings):
-    """Data: where images, masks, questions and answers are read"""
+class RowSettings(CheckedSettings):
+    """Rows: which rows of which CSV files, and how they are divided"""
 
-    data: str | None = setting(
-        None,
-        "Dataset made by 'launch/data.py build', streamed while training: a folder or "
-        "s3://bucket/folder (instead of DATA_ROOT)",
-    )
     data_root: str = setting(
         "", "Folder with images, masks and CSV files; all paths in the files are relative to it"
     )
@@ -82,16 +73,27 @@ class DataSettings(CheckedSettings):
     on_bad_rows: Literal["error", "skip"] = setting(
         "error", "A row that cannot be used: stop with file and line, or skip, count and list it"
     )
-    verify_files: bool = setting(
-        True,
-        "Decode every image and mask and tokenise every text before training, so that a bad row "
-        "shows now and not after hours",
-    )
     val_fraction: float = setting(
         0.1,
         "Share of training images held out for validation when no row is labelled val",
         fraction,
         "0 <= value < 1",
+    )
+
+
+@dataclass(kw_only=True)
+class DataSettings(RowSettings):
+    """Data: where images, masks, questions and answers are read"""
+
+    data: str | None = setting(
+        None,
+        "Dataset made by 'launch/data.py build', streamed while training: a folder or "
+        "s3://bucket/folder (instead of DATA_ROOT)",
+    )
+    verify_files: bool = setting(
+        True,
+        "Decode every image and mask and tokenise every text before training, so that a bad row "
+        "shows now and not after hours",
     )
     prompt_template: Literal["released", "llava_med"] = setting(
         "released",
@@ -158,11 +160,12 @@ class DataSettings(CheckedSettings):
             for spec in dataclasses.fields(DataSettings)
             if getattr(self, spec.name) != spec.default
         ]
+        of_rows = {spec.name for spec in dataclasses.fields(RowSettings)}
         for name in changed:
-            if self.data and name in _OF_ROWS:
+            if self.data and (name in of_rows or name == "verify_files"):
                 raise SettingError(
-                    f"--{name} belongs to --data_root: the dataset in --data was built already; "
-                    "give it to 'launch/data.py build'"
+                    f"--{name} belongs to --data_root: the dataset in --data was built already, "
+                    "by 'launch/data.py build', and its rows were chosen and checked there"
                 )
             if self.data_root and name in _OF_STREAMS:
                 raise SettingError(

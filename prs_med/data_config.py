@@ -13,44 +13,21 @@ from prs_med.checked_settings import (
     positive,
     setting,
 )
+from prs_med.config import RowSettings
 
 _WORKERS = "Threads that read and decode"
 
 
 @dataclass(kw_only=True)
-class BuildSettings(CheckedSettings):
+class BuildSettings(RowSettings):
     """Build: from CSV files, images and masks to a dataset that is streamed while training"""
 
-    data_root: str = setting(
-        "", "Folder with images, masks and CSV files; all paths in the files are relative to it"
-    )
     output: str = setting(
         "", "Where the dataset goes: a folder, or s3://bucket/folder (new, or an unfinished build)"
     )
-    ann_paths: str | None = setting(
-        None,
-        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
-    )
-    tasks: str | None = setting(
-        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
-    )
-    group_column: str | None = setting(
-        None,
-        "Column that names the patient or study; images of one are held out together "
-        "(default: a column such as patient_id, else the file names of known datasets)",
-    )
-    on_bad_rows: Literal["error", "skip"] = setting(
-        "error", "A row that cannot be used: stop with file and line, or skip, count and list it"
-    )
-    val_fraction: float = setting(
-        0.1,
-        "Share of training images held out for validation when no row is labelled val",
-        fraction,
-        "0 <= value < 1",
-    )
     allow_duplicates: bool = setting(
         False,
-        "Accept images or masks of the same bytes in several splits, and list them (default: stop)",
+        "Accept images or masks of the same bytes in several splits, and list them, rather than stop",
     )
     shuffle: bool = setting(
         True, "Store training images in an order drawn by SEED, so that each read is a mixture"
