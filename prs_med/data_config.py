@@ -27,7 +27,7 @@ class BuildSettings(RowSettings):
     )
     allow_duplicates: bool = setting(
         False,
-        "Accept images or masks of the same bytes in several splits, and list them, rather than stop",
+        "Accept and list images or masks whose bytes are in several splits, rather than stop",
     )
     shuffle: bool = setting(
         True, "Store training images in an order drawn by SEED, so that each read is a mixture"
