@@ -210,8 +210,7 @@ def test_reads_are_of_row_groups_not_of_whole_shards(faulty: tuple[S3Store, Faul
     groups = sum(len(shard.row_groups) for shard in shards)
     gets = [request for request in proxy.log if "/data/train" in request.path]
     assert all(request.range for request in gets)
-    # Each row group once, and each footer once or, by two threads at the same time, a few times.
-    assert groups + len(shards) <= len(gets) <= groups + 3 * len(shards)
+    assert len(gets) == groups + len(shards)
     assert sum(request.sent for request in gets) < 1.1 * sum(shard.size for shard in shards)
 
 

@@ -39,7 +39,7 @@ class RowGroupSource:
             for number in range(len(shard.row_groups))
         ]
         self._footers: dict[str, pq.FileMetaData] = {}
-        self._lock = threading.Lock()
+        self._footer_locks = {shard.name: threading.Lock() for shard in split.shards}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -73,14 +73,13 @@ class RowGroupSource:
         return parse_row_group(data, offset, number, self._footer(shard), where)
 
     def _footer(self, shard: Shard) -> pq.FileMetaData:
-        with self._lock:
+        with self._footer_locks[shard.name]:
             found = self._footers.get(shard.name)
-        if found is None:
-            # Two threads may read one footer at once: that is less than waiting for each other.
-            offset = shard.footer.offset
-            data = self._bytes(shard, offset, shard.size - offset, shard.footer.crc32, "footer")
-            found = parse_footer(data, f"{self._store.where(shard.name)} footer")
-            with self._lock:
+            if found is None:
+                offset = shard.footer.offset
+                length = shard.size - offset
+                data = self._bytes(shard, offset, length, shard.footer.crc32, "footer")
+                found = parse_footer(data, f"{self._store.where(shard.name)} footer")
                 self._footers[shard.name] = found
         return found
 
