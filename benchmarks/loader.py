@@ -1,4 +1,5 @@
-"""Loaders side by side: samples per second and core, and the time to go on at 90 % of an epoch.
+"""Loaders side by side: samples per second and core, batches per second as training takes them,
+and the time to go on at 90 % of an epoch.
 
     pip install --no-deps -r benchmarks/requirements.txt
     python benchmarks/loader.py --output runs/loader --ceph
@@ -8,6 +9,11 @@ Ceph gateway that is started for this. Each measurement is a process of its own 
 first core, while the gateway has the others; loaders take turns in every round, so that what else
 the machine does meets all of them. Every loader shuffles, and decodes each image and mask by the
 same function.
+
+Batches (from disk): two epochs in batches of 32 decoded samples, tensors of uint8, are handed to
+the main process on two cores. The others decode and collate in two worker processes of their own
+loader or torch's, which are kept between the epochs; ours in two threads, by the function that
+training uses. The time counts from opening the data, start of workers included.
 
 Going on: the loader's own state of 90 % of an epoch is loaded into a fresh process, and the first
 32 samples are timed. webdataset has no such state: it reads again what came before, undecoded. What
@@ -21,6 +27,7 @@ import atexit
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -30,12 +37,15 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 BATCH = 32
+CORES = 2
+"""And decoding workers, where batches are measured."""
 LOADERS = ("prs_med", "datasets", "webdataset", "mosaicml-streaming", "litdata")
 
 
@@ -63,7 +73,7 @@ def main() -> None:
     places = ["disk", *(["s3"] if arguments.s3 else [])]
     results: dict[str, list[float]] = {}
     for number in range(arguments.rounds):
-        for place, what in itertools.product(places, ("speed", "resume")):
+        for place, what in (*itertools.product(places, ("speed", "resume")), ("disk", "batches")):
             for loader in LOADERS:
                 value = run_one(arguments, loader, place, what)
                 results.setdefault(f"{what}/{place}/{loader}", []).append(value)
@@ -86,21 +96,28 @@ def start_ceph(arguments: argparse.Namespace) -> None:
 
 def table(results: dict[str, list[float]], places: list[str]) -> str:
     """Medians, and of the speeds the median ratio of ours to each within one round."""
-    lines = []
-    for place in places:
-        ours = results[f"speed/{place}/prs_med"]
-        for loader in LOADERS:
-            speeds = results[f"speed/{place}/{loader}"]
-            ratio = statistics.median(a / b for a, b in zip(ours, speeds, strict=True))
-            resume = statistics.median(results[f"resume/{place}/{loader}"])
-            speed = statistics.median(speeds)
-            lines.append(f"| {place} | {loader} | {speed:.0f} | {ratio:.2f} | {resume:.2f} |")
-    head = "| from | loader | samples/s on one core | ours / this | seconds to go on at 90 % |"
-    return "\n".join([head, "|---|---|---|---|---|", *lines])
+
+    def speed(what: str, place: str, loader: str) -> str:
+        ours, speeds = (results.get(f"{what}/{place}/{name}") for name in ("prs_med", loader))
+        if ours is None or speeds is None:
+            return "| |"
+        ratio = statistics.median(a / b for a, b in zip(ours, speeds, strict=True))
+        return f"{statistics.median(speeds):.0f} | {ratio:.2f} |"
+
+    lines = [
+        "| from | loader | samples/s on one core | ours / this "
+        "| in batches on two cores, samples/s per core | ours / this | seconds to go on at 90 % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for place, loader in itertools.product(places, LOADERS):
+        resume = statistics.median(results[f"resume/{place}/{loader}"])
+        one, two = (speed(what, place, loader) for what in ("speed", "batches"))
+        lines.append(f"| {place} | {loader} | {one} {two} {resume:.2f} |")
+    return "\n".join(lines)
 
 
 def run_one(arguments: argparse.Namespace, loader: str, place: str, what: str) -> float:
-    """One measurement in a process of its own, on one core."""
+    """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--output", arguments.output]
     command += ["--images", str(arguments.images), "--measure", loader, place, what]
     if arguments.s3:
@@ -114,25 +131,49 @@ def run_one(arguments: argparse.Namespace, loader: str, place: str, what: str) -
 def measure(
     output: Path, arguments: argparse.Namespace, loader: str, place: str, what: str
 ) -> float:
-    """Samples per second of an epoch, or seconds until the first batch after going on."""
-    os.sched_setaffinity(0, {0})
+    """Samples per second and core, or seconds until the first batch after going on."""
+    os.sched_setaffinity(0, range(CORES) if what == "batches" else {0})
     source = str(output) if place == "disk" else str(arguments.s3)
     # Some loaders still write while it is removed.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        at = 0 if what == "speed" else int(0.9 * arguments.images) // BATCH * BATCH
-        start = READERS[loader](source, Path(scratch), arguments.images, at)
-        count = arguments.images if what == "speed" else BATCH
-        begin = time.perf_counter()
-        samples = start()
-        pixels = 0
-        for image, mask, text in itertools.islice(samples, count):
-            pixels += decode(image, mask) + len(text)
-        seconds = time.perf_counter() - begin
-    assert pixels, "nothing was read"
-    result = seconds if what == "resume" else count / seconds
+        take = take_batches if what == "batches" else take_samples
+        result = take(loader, source, Path(scratch), arguments.images, what)
+        # Workers that lose their parent go on for a while, in the next measurement's time.
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
     print(json.dumps(result), flush=True)
     # Some loaders leave threads or processes that would be waited for.
     os._exit(0)
+
+
+def take_samples(loader: str, source: str, scratch: Path, images: int, what: str) -> float:
+    """Decode the samples of an epoch, or those of the first batch after going on."""
+    at = 0 if what == "speed" else int(0.9 * images) // BATCH * BATCH
+    start = READERS[loader](source, scratch, images, at)
+    count = images if what == "speed" else BATCH
+    begin = time.perf_counter()
+    pixels = 0
+    for image, mask, text in itertools.islice(start(), count):
+        pixels += decode(image, mask) + len(text)
+    seconds = time.perf_counter() - begin
+    assert pixels, "nothing was read"
+    return seconds if what == "resume" else count / seconds
+
+
+def take_batches(loader: str, source: str, scratch: Path, images: int, what: str) -> float:
+    """Take the batches of two epochs, decoded elsewhere."""
+    start = BATCHES[loader](source, scratch, images)
+    begin = time.perf_counter()
+    taken = pixels = 0
+    for batch in start():
+        taken += len(batch["text"])
+        pixels += int(batch["image"][0, 0, 0, 0]) + int(batch["mask"][0, 0, 0]) + 1
+        if taken >= 2 * images:
+            break
+    seconds = time.perf_counter() - begin
+    assert pixels, "nothing was read"
+    return taken / seconds / CORES
 
 
 def decode(image: bytes, mask: bytes) -> int:
@@ -252,72 +293,81 @@ def upload(folder: Path, uri: str) -> None:
 # at, prepares what a run would have saved at that position, and gives the function that is timed:
 # it opens the data and gives samples (image, mask, text).
 
-Start = Callable[[], Iterator[tuple[bytes, bytes, str]]]
+Sample = tuple[bytes, bytes, str]
+Start = Callable[[], Iterator[Sample]]
 
 
-def read_prs_med(source: str, scratch: Path, images: int, at: int) -> Start:
+def units_of_prs_med(source: str, at: int) -> Any:
     from prs_med.data.dataset.index import read_index
     from prs_med.data.order import Rank
     from prs_med.data.stream.row_group_source import RowGroupSource
     from prs_med.data.stream.training_stream import TrainingStream
     from prs_med.storage.location import open_store
 
-    def start() -> Iterator[tuple[bytes, bytes, str]]:
-        store = open_store(f"{source}/parquet")
-        opened = read_index(store)
-        stream = TrainingStream(
-            opened, RowGroupSource(store, opened.split("train")), seed=0, global_batch=BATCH,
-            shuffle_window=128, unit="question",
-        )  # fmt: skip
-        for unit in stream.units_of(Rank(0, 1), at // BATCH, memory=1 << 30):
-            target = unit.stored.targets[0]
-            yield unit.stored.image, target.mask, target.question
-
-    return start
+    store = open_store(f"{source}/parquet")
+    opened = read_index(store)
+    stream = TrainingStream(
+        opened, RowGroupSource(store, opened.split("train")), seed=0, global_batch=BATCH,
+        shuffle_window=128, unit="question",
+    )  # fmt: skip
+    return stream.units_of(Rank(0, 1), at // BATCH, memory=1 << 30)
 
 
-def read_datasets(source: str, scratch: Path, images: int, at: int) -> Start:
+def sample_of_prs_med(unit: Any) -> Sample:
+    target = unit.stored.targets[0]
+    return unit.stored.image, target.mask, target.question
+
+
+def read_prs_med(source: str, scratch: Path, images: int, at: int) -> Start:
+    import prs_med.data.stream.training_stream
+    import prs_med.storage.location  # noqa: F401
+
+    return lambda: map(sample_of_prs_med, units_of_prs_med(source, at))
+
+
+def open_datasets(source: str) -> Any:
     from datasets import Image, List, load_dataset
 
     remote = source.startswith("s3://")
-    options = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")} if remote else None
+    loaded = load_dataset(
+        "parquet",
+        data_files=f"{source}/parquet/data/train-*.parquet",
+        split="train",
+        streaming=True,
+        storage_options={"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")} if remote else None,
+    )
+    # Encoded, as from the other loaders.
+    features = loaded.features
+    features["image"] = Image(decode=False)
+    features["targets"] = List({**features["targets"].feature, "mask": Image(decode=False)})
+    return loaded.cast(features).shuffle(seed=0, buffer_size=100)
 
-    def opened() -> Any:
-        loaded = load_dataset(
-            "parquet",
-            data_files=f"{source}/parquet/data/train-*.parquet",
-            split="train",
-            streaming=True,
-            storage_options=options,
-        )
-        # Encoded, as from the other loaders.
-        features = loaded.features
-        features["image"] = Image(decode=False)
-        features["targets"] = List({**features["targets"].feature, "mask": Image(decode=False)})
-        return loaded.cast(features).shuffle(seed=0, buffer_size=100)
 
-    def samples(dataset: Any) -> Iterator[tuple[bytes, bytes, str]]:
-        for row in dataset:
-            target = row["targets"][0]
-            yield row["image"]["bytes"], target["mask"]["bytes"], target["question"]
+def sample_of_datasets(row: Any) -> Sample:
+    target = row["targets"][0]
+    return row["image"]["bytes"], target["mask"]["bytes"], target["question"]
+
+
+def read_datasets(source: str, scratch: Path, images: int, at: int) -> Start:
+    import datasets  # noqa: F401
 
     state = {}
     if at:
-        dataset = opened()
+        dataset = open_datasets(source)
         for _ in itertools.islice(dataset, at):
             pass
         state = dataset.state_dict()
 
-    def start() -> Iterator[tuple[bytes, bytes, str]]:
-        dataset = opened()
+    def start() -> Iterator[Sample]:
+        dataset = open_datasets(source)
         if at:
             dataset.load_state_dict(state)
-        return samples(dataset)
+        return map(sample_of_datasets, dataset)
 
     return start
 
 
-def read_webdataset(source: str, scratch: Path, images: int, at: int) -> Start:
+def open_webdataset(source: str, images: int) -> Any:
     import webdataset
 
     count = -(-images // 250)
@@ -325,55 +375,75 @@ def read_webdataset(source: str, scratch: Path, images: int, at: int) -> Start:
     if source.startswith("s3://"):
         base = f"{os.environ['AWS_ENDPOINT_URL']}/{source.removeprefix('s3://')}/tar"
     urls = f"{base}/{{00000..{count - 1:05d}}}.tar"
+    return webdataset.WebDataset(urls, shardshuffle=100, seed=0).shuffle(1000)
 
-    def start() -> Iterator[tuple[bytes, bytes, str]]:
-        dataset = webdataset.WebDataset(urls, shardshuffle=100, seed=0).shuffle(1000)
-        for entry in itertools.islice(dataset, at, None):
-            yield entry["image.png"], entry["mask.png"], entry["txt"].decode()
+
+def sample_of_webdataset(entry: Any) -> Sample:
+    return entry["image.png"], entry["mask.png"], entry["txt"].decode()
+
+
+def read_webdataset(source: str, scratch: Path, images: int, at: int) -> Start:
+    import webdataset  # noqa: F401
+
+    def start() -> Iterator[Sample]:
+        return map(
+            sample_of_webdataset, itertools.islice(open_webdataset(source, images), at, None)
+        )
 
     return start
+
+
+def open_mosaic(source: str, scratch: Path) -> Any:
+    from streaming import StreamingDataset
+
+    remote = source.startswith("s3://")
+    os.environ["S3_ENDPOINT_URL"] = os.environ.get("AWS_ENDPOINT_URL", "")
+    return StreamingDataset(
+        remote=f"{source}/mds" if remote else None,
+        local=str(scratch / "mds") if remote else f"{source}/mds",
+        shuffle=True,
+        shuffle_seed=0,
+        batch_size=BATCH,
+    )
+
+
+def sample_of_row(row: Any) -> Sample:
+    return row["image"], row["mask"], row["text"]
 
 
 def read_mosaic(source: str, scratch: Path, images: int, at: int) -> Start:
-    from streaming import StreamingDataset
+    import streaming  # noqa: F401
 
-    os.environ["S3_ENDPOINT_URL"] = os.environ.get("AWS_ENDPOINT_URL", "")
-    remote = source.startswith("s3://")
-
-    def start() -> Iterator[tuple[bytes, bytes, str]]:
-        dataset = StreamingDataset(
-            remote=f"{source}/mds" if remote else None,
-            local=str(scratch / "mds") if remote else f"{source}/mds",
-            shuffle=True,
-            shuffle_seed=0,
-            batch_size=BATCH,
-        )
+    def start() -> Iterator[Sample]:
+        dataset = open_mosaic(source, scratch)
         if at:
-            state = dataset.state_dict(at, True)
-            dataset.load_state_dict(state)
-        for row in dataset:
-            yield row["image"], row["mask"], row["text"]
+            dataset.load_state_dict(dataset.state_dict(at, True))
+        return map(sample_of_row, dataset)
 
     return start
 
 
-def read_litdata(source: str, scratch: Path, images: int, at: int) -> Start:
-    from litdata import StreamingDataLoader, StreamingDataset
+def open_litdata(source: str, scratch: Path) -> Any:
+    from litdata import StreamingDataset
     from litdata.streaming import downloader
 
     remote = source.startswith("s3://")
-    options = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")} if remote else {}
     # It has no setting for a server without TLS.
     downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
+    return StreamingDataset(
+        f"{source}/litdata",
+        cache_dir=str(scratch / "chunks") if remote else None,
+        shuffle=True,
+        seed=0,
+        storage_options={"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")} if remote else {},
+    )
+
+
+def read_litdata(source: str, scratch: Path, images: int, at: int) -> Start:
+    from litdata import StreamingDataLoader
 
     def opened() -> Any:
-        dataset = StreamingDataset(
-            f"{source}/litdata",
-            cache_dir=str(scratch / "chunks") if remote else None,
-            shuffle=True,
-            seed=0,
-            storage_options=options,
-        )
+        dataset = open_litdata(source, scratch)
         return StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0, collate_fn=list)
 
     state = None
@@ -385,13 +455,11 @@ def read_litdata(source: str, scratch: Path, images: int, at: int) -> Start:
         del loader
         shutil.rmtree(scratch / "chunks", ignore_errors=True)
 
-    def start() -> Iterator[tuple[bytes, bytes, str]]:
+    def start() -> Iterator[Sample]:
         loader = opened()
         if at:
             loader.load_state_dict(state)
-        for batch in loader:
-            for row in batch:
-                yield row["image"], row["mask"], row["text"]
+        return map(sample_of_row, itertools.chain.from_iterable(loader))
 
     return start
 
@@ -402,6 +470,105 @@ READERS: dict[str, Callable[[str, Path, int, int], Start]] = {
     "webdataset": read_webdataset,
     "mosaicml-streaming": read_mosaic,
     "litdata": read_litdata,
+}
+
+
+# Batches: each takes the source, a scratch folder and the number of images, and gives the function
+# that is timed: it opens the data and gives batches without end.
+
+StartBatches = Callable[[], Iterator[dict[str, Any]]]
+
+
+def tensors(image: bytes, mask: bytes, text: str) -> dict[str, Any]:
+    """A decoded sample, the same work for all loaders."""
+    import numpy as np
+    import torch
+
+    from prs_med.data.images import decode_image, decode_mask
+
+    return {
+        "image": torch.from_numpy(np.array(decode_image(image, "image"))),
+        "mask": torch.from_numpy(decode_mask(mask, "mask")),
+        "text": text,
+    }
+
+
+def batches_of_prs_med(source: str, scratch: Path, images: int) -> StartBatches:
+    from torch.utils.data import default_collate
+
+    from prs_med.data.stream.streamed_data import batches_ahead
+
+    def start() -> Iterator[dict[str, Any]]:
+        return batches_ahead(
+            units_of_prs_med(source, 0),
+            lambda unit: [tensors(*sample_of_prs_med(unit))],
+            default_collate,
+            BATCH,
+            CORES,
+        )
+
+    return start
+
+
+def collated(sample_of: Callable[[Any], Sample], rows: list[Any]) -> dict[str, Any]:
+    """A batch of what a loader gives; called in its workers."""
+    from torch.utils.data import default_collate
+
+    return default_collate([tensors(*sample_of(row)) for row in rows])
+
+
+def in_workers(
+    loader: Any, open_dataset: Callable[[], Any], sample_of: Callable[[Any], Sample]
+) -> StartBatches:
+    """Batches from the workers of torch's DataLoader, or of a class like it."""
+
+    def start() -> Iterator[dict[str, Any]]:
+        batches = loader(
+            open_dataset(),
+            batch_size=BATCH,
+            num_workers=CORES,
+            collate_fn=partial(collated, sample_of),
+            persistent_workers=True,
+        )
+        while True:
+            yield from batches
+
+    return start
+
+
+def batches_of_datasets(source: str, scratch: Path, images: int) -> StartBatches:
+    import datasets  # noqa: F401
+    from torch.utils.data import DataLoader
+
+    return in_workers(DataLoader, lambda: open_datasets(source), sample_of_datasets)
+
+
+def batches_of_webdataset(source: str, scratch: Path, images: int) -> StartBatches:
+    import webdataset
+
+    return in_workers(
+        webdataset.WebLoader, lambda: open_webdataset(source, images), sample_of_webdataset
+    )
+
+
+def batches_of_mosaic(source: str, scratch: Path, images: int) -> StartBatches:
+    from streaming import StreamingDataLoader
+
+    return in_workers(StreamingDataLoader, lambda: open_mosaic(source, scratch), sample_of_row)
+
+
+def batches_of_litdata(source: str, scratch: Path, images: int) -> StartBatches:
+    from litdata import StreamingDataLoader
+
+    return in_workers(StreamingDataLoader, lambda: open_litdata(source, scratch), sample_of_row)
+
+
+BATCHES: dict[str, Callable[[str, Path, int], StartBatches]] = {
+    "prs_med": batches_of_prs_med,
+    "datasets": batches_of_datasets,
+    "webdataset": batches_of_webdataset,
+    "mosaicml-streaming": batches_of_mosaic,
+    "litdata": batches_of_litdata,
 }
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from prs_med.data.records import DataError
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
 from prs_med.data.stream.row_group_source import RowGroupSource
-from prs_med.data.stream.streamed_data import StreamedData, StreamOptions
+from prs_med.data.stream.streamed_data import StreamedData, StreamOptions, batches_ahead
 from prs_med.data.stream.training_stream import StreamState, TrainingStream
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.location import open_store
@@ -406,3 +406,22 @@ def test_random_changes_follow_from_seed_and_position_alone(dataset: Path, input
         for batch in part:
             for row, _, image, _ in samples_of(batch):
                 assert torch.equal(image, known[row])
+
+
+def test_the_loader_computes_in_its_own_threads_alone(dataset: Path) -> None:
+    seen: set[int] = set()
+
+    def look(_: object) -> list[object]:
+        seen.add(torch.get_num_threads())
+        return []
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        units = stream_of(dataset, 4, 8, "question").units_of(ONE_RANK, 0, 2**22)
+        with closing(batches_ahead(units, look, look, 4, workers=2)) as made:
+            assert next(made) == []
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,13 @@ class StoredImage:
 _TEXTS = ("question", "answer", "row_id", "zone", "near_center")
 """The fields of :class:`StoredTarget` behind its mask, in order."""
 
+_ELEMENT = "targets.list.element"
+_COLUMNS = [
+    *("image.bytes", "width", "height", "modality", f"{_ELEMENT}.mask.bytes"),
+    *(f"{_ELEMENT}.{name}" for name in _TEXTS),
+]
+"""Parquet's names of what is handed out; each further column would cost time in every row group."""
+
 
 class RowGroup:
     """The rows of one row group."""
@@ -64,8 +72,8 @@ class RowGroup:
         offsets = np.frombuffer(targets.offsets.buffers()[1], np.int32)
         start = targets.offsets.offset
         places = offsets[start : start + len(targets) + 1]
-        self._first_target = places - places[0]
-        flat = targets.values.slice(int(places[0]), int(self._first_target[-1]))
+        self._first_target: list[int] = (places - places[0]).tolist()
+        flat = targets.values.slice(int(places[0]), self._first_target[-1])
         self._mask = flat.field("mask").field("bytes")
         # All at once: one by one, each value would cost more than the image's bytes.
         self._texts = [flat.field(name).to_pylist() for name in _TEXTS]
@@ -87,7 +95,8 @@ class RowGroup:
 
     def target(self, number: int) -> StoredImage:
         """The image of a target, with this target alone."""
-        row = int(np.searchsorted(self._first_target, number, "right")) - 1
+        # NumPy would let Python's lock go for it, and wait behind the threads that decode.
+        row = bisect_right(self._first_target, number) - 1
         return self._stored(row, range(number, number + 1))
 
     def size(self, row: int) -> tuple[int, int]:
@@ -188,7 +197,7 @@ def parse_row_group(
     try:
         whole = RangeFile(offset + len(data), part)
         file = pq.ParquetFile(pa.PythonFile(whole, mode="r"), metadata=footer)
-        table = file.read_row_group(number, use_threads=False)
+        table = file.read_row_group(number, columns=_COLUMNS, use_threads=False)
         return RowGroup(table, where)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{where}: not a row group of this format ({error})") from error

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +26,7 @@ from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.data.stream.stored_samples import StoredSamples
 from prs_med.data.stream.training_stream import (
     StreamedUnit,
+    StreamState,
     TrainingStream,
     evaluation_units,
     in_batches,
@@ -125,6 +126,14 @@ class StreamedData:
         units = stream.units_of(rank, first_step, self._options.memory)
         return self._batches(units, preparation, collator, micro_batch)
 
+    def state(self, global_batch: int, steps: int) -> dict[str, Any]:
+        """See :class:`prs_med.data.training_data.TrainingData`."""
+        return self.stream(global_batch).state(steps).dumps()
+
+    def steps_of(self, state: dict[str, Any], global_batch: int) -> int:
+        """See :class:`prs_med.data.training_data.TrainingData`."""
+        return self.stream(global_batch).steps_of(StreamState.parse(state))
+
     def validation_batches(
         self, preparation: Preparation, collator: Collator, *, micro_batch: int, rank: Rank
     ) -> Iterator[Batch]:
@@ -144,15 +153,30 @@ class StreamedData:
         collator: Collator,
         micro_batch: int,
     ) -> Background[Batch]:
-        samples = StoredSamples(preparation, self._options.seed)
-        batches = _made(units, samples, collator, micro_batch, self._options.num_workers)
-        return Background(batches, _READY_BATCHES)
+        make = StoredSamples(preparation, self._options.seed).make
+        return batches_ahead(units, make, collator, micro_batch, self._options.num_workers)
+
+
+def batches_ahead(
+    units: Generator[StreamedUnit],
+    make: Callable[[StreamedUnit], list[Sample]],
+    collator: Callable[[list[Sample]], Batch],
+    micro_batch: int,
+    workers: int,
+) -> Background[Batch]:
+    """Batches of ``micro_batch`` units, made in the background by ``workers`` threads.
+
+    ``make`` gives the samples of a unit and is called in several threads. Close it in the end.
+    """
+    # A caller that has no number of threads yet would take over the one that the loader sets.
+    torch.get_num_threads()
+    return Background(_made(units, make, collator, micro_batch, workers), _READY_BATCHES)
 
 
 def _made(
     units: Generator[StreamedUnit],
-    samples: StoredSamples,
-    collator: Collator,
+    make: Callable[[StreamedUnit], list[Sample]],
+    collator: Callable[[list[Sample]], Batch],
     micro_batch: int,
     workers: int,
 ) -> Iterator[Batch]:
@@ -162,11 +186,15 @@ def _made(
     process would start with seconds of imports for every loader of every rank, and would have to
     be sent all bytes.
     """
+    # PyTorch would give every thread that copies an image helpers on all cores, which spin while
+    # they wait for work. The setting counts for the thread that makes it.
+    torch.set_num_threads(1)
     waiting: deque[list[Future[list[Sample]]]] = deque()
-    with closing(units), ThreadPoolExecutor(max(1, workers), "decode") as pool:
+    decoding = ThreadPoolExecutor(max(1, workers), "decode", torch.set_num_threads, (1,))
+    with closing(units), decoding as pool:
         try:
             for batch in in_batches(units, micro_batch):
-                waiting.append([pool.submit(samples.make, unit) for unit in batch])
+                waiting.append([pool.submit(make, unit) for unit in batch])
                 # Enough for all threads, whatever the size of a batch.
                 if sum(map(len, waiting)) >= 2 * workers + micro_batch:
                     yield _collated(waiting.popleft(), collator)
@@ -176,7 +204,9 @@ def _made(
             pool.shutdown(cancel_futures=True)
 
 
-def _collated(futures: list[Future[list[Sample]]], collator: Collator) -> Batch:
+def _collated(
+    futures: list[Future[list[Sample]]], collator: Callable[[list[Sample]], Batch]
+) -> Batch:
     batch = collator([sample for future in futures for sample in future.result()])
     return batch.pin_memory() if torch.cuda.is_available() else batch
 
