@@ -196,6 +196,17 @@ def test_a_killed_build_goes_on_and_ends_alike(root: Path, tmp_path: Path) -> No
     assert sorted(path.name for path in output.iterdir()) == ["data", "dataset.json"]
 
 
+def test_a_build_killed_before_it_cleared_up_is_cleared_up_after(
+    root: Path, tmp_path: Path, monkeypatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(DirectoryStore, "delete", lambda self, name: None)
+        built(root, tmp_path)
+    assert list(tmp_path.glob("_build/*.json"))
+    assert built(root, tmp_path).written == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "dataset.json"]
+
+
 def test_dataset_json_is_written_last(root: Path, tmp_path: Path, monkeypatch) -> None:
     written: list[str] = []
     for method in ("write", "write_file"):

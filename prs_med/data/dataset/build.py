@@ -102,6 +102,7 @@ def build(
     built_from = _sha256([plan.name for plan in plans])
     there = _existing(store, built_from)
     if there is not None:
+        _clear(store)  # The build may have been killed just before it did.
         return Built(there.index, written=0, bad_rows=[])
     reports = _write_shards(plans, store, skip_bad_rows, workers, show_progress)
     by_name = {name: report for name, report, _ in reports}
@@ -122,10 +123,14 @@ def build(
     if not result.splits:
         raise DataError(f"no usable row, the first of {len(bad_rows)} bad ones: {bad_rows[0]}")
     store.write(index.NAME, result.dumps().encode())
+    _clear(store)
+    return Built(result, sum(new for _, _, new in reports), bad_rows)
+
+
+def _clear(store: Store) -> None:
     for name in store.names(f"{REPORTS}/"):
         store.delete(name)
     store.sweep()
-    return Built(result, sum(new for _, _, new in reports), bad_rows)
 
 
 def _existing(store: Store, built_from: str) -> OpenedIndex | None:
