@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from prs_med.storage.store import MissingFileError, StorageError, check_name
 
-_UNFINISHED = ".unfinished-"
+UNFINISHED = ".unfinished-"
+"""How the names of files start that are being written."""
 
 
 class DirectoryStore:
@@ -56,6 +57,16 @@ class DirectoryStore:
         """See :class:`prs_med.storage.store.Store`."""
         self._replace(name, lambda file: file.write(data))
 
+    def create(self, name: str, data: bytes) -> bool:
+        """See :class:`prs_med.storage.store.Store`."""
+        try:
+            self._replace(name, lambda file: file.write(data), give_name=os.link)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return self.read(name) == data
+            raise
+        return True
+
     def write_file(self, name: str, source: Path) -> None:
         """See :class:`prs_med.storage.store.Store`."""
         with source.open("rb") as content:
@@ -63,11 +74,18 @@ class DirectoryStore:
 
     def names(self, prefix: str = "") -> list[str]:
         """See :class:`prs_med.storage.store.Store`."""
+
+        def unless_gone(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise StorageError(f"{error.filename}: {error.strerror}") from error
+
+        # Only where names with this prefix can be: in the other folders much may go on.
+        top = self._folder / prefix.rpartition("/")[0]
         found = (
             Path(folder, file).relative_to(self._folder).as_posix()
-            for folder, _, files in os.walk(self._folder)
+            for folder, _, files in os.walk(top, onerror=unless_gone)
             for file in files
-            if not file.startswith(_UNFINISHED)
+            if not file.startswith(UNFINISHED)
         )
         return sorted(name for name in found if name.startswith(prefix))
 
@@ -82,7 +100,7 @@ class DirectoryStore:
         """See :class:`prs_med.storage.store.Store`; empty folders go too."""
         for folder, _, files in os.walk(self._folder, topdown=False):
             for file in files:
-                if file.startswith(_UNFINISHED):
+                if file.startswith(UNFINISHED):
                     Path(folder, file).unlink(missing_ok=True)
             with suppress(OSError):
                 os.rmdir(folder)
@@ -90,23 +108,28 @@ class DirectoryStore:
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)
 
-    def _replace(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+    def _replace(
+        self,
+        name: str,
+        fill: Callable[[BinaryIO], object],
+        give_name: Callable[[str, Path], object] = os.replace,
+    ) -> None:
         """Fill a new file and give it its name once its bytes are on disk."""
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+            handle, unfinished = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
                     fill(file)
                     file.flush()
                     os.fsync(file.fileno())
                 os.chmod(unfinished, 0o666 & ~_umask())
-                os.replace(unfinished, path)
-            except BaseException:
-                os.unlink(unfinished)
-                raise
-            _sync_folder(path.parent)
+                give_name(unfinished, path)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(unfinished)
+            sync_folder(path.parent)
         except OSError as error:
             raise StorageError(f"{self.where(name)}: {error.strerror}") from error
 
@@ -120,7 +143,7 @@ def _umask() -> int:
         return 0o022
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -7,11 +7,12 @@ Without credentials requests are sent unsigned, as public buckets allow.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import boto3
 import botocore.exceptions
@@ -30,13 +31,25 @@ _SLOWEST_BYTES_PER_SECOND = 128 * 1024
 """A body that arrives more slowly is asked for again: another connection is often faster."""
 _CHUNK = 1 << 18
 _CONNECTIONS = 32
-_PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "BadDigest"}
+_ONE_PUT = 5 << 30
+"""S3 takes larger files in several parts only."""
+_PASSING_CODES = {
+    *("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"),
+    "ConditionalRequestConflict",
+    # The body did not arrive as it was sent.
+    *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),
+}
 _BROKEN_CONNECTION = (
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.FlexibleChecksumError,
     urllib3.exceptions.HTTPError,
     ConnectionError,
 )
+
+
+class _DamagedError(TransientError):
+    """An object is there, and is not what was sent."""
 
 
 class S3Store:
@@ -92,25 +105,58 @@ class S3Store:
 
     def write(self, name: str, data: bytes) -> None:
         """See :class:`prs_med.storage.store.Store`."""
-        self._ask(name, lambda: self._client().put_object(**self._object(name), Body=data))
+        self._ask(name, lambda: self._put(name, data, _md5(data).hexdigest()))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See :class:`prs_med.storage.store.Store`; one PUT with ``If-None-Match: *``."""
+        ours = False
+
+        def put() -> bool:
+            nonlocal ours
+            condition = {} if ours else {"IfNoneMatch": "*"}
+            try:
+                self._put(name, data, _md5(data).hexdigest(), **condition)
+            except botocore.exceptions.ClientError as error:
+                if _status(error) == 412:
+                    return False
+                raise
+            except _DamagedError:
+                ours = True  # Nobody else can have it any more, and it is written again.
+                raise
+            return True
+
+        # An earlier attempt may have arrived although its answer did not.
+        return self._ask(name, put) or self.read(name) == data
 
     def write_file(self, name: str, source: Path) -> None:
         """See :class:`prs_med.storage.store.Store`; large files go in several parts."""
-        self._ask(
-            name,
-            lambda: self._client().upload_file(str(source), self._bucket, self._key(name)),
-        )
+
+        def put() -> None:
+            if source.stat().st_size > _ONE_PUT:
+                self._client().upload_file(str(source), self._bucket, self._key(name))
+                return
+            with source.open("rb") as file:
+                digest = hashlib.file_digest(file, _md5).hexdigest()
+                file.seek(0)
+                self._put(name, file, digest)
+
+        self._ask(name, put)
 
     def names(self, prefix: str = "") -> list[str]:
         """See :class:`prs_med.storage.store.Store`."""
 
-        def collect() -> list[str]:
+        return sorted(self.changed(prefix))
+
+    def changed(self, prefix: str) -> dict[str, float]:
+        """When each file whose name starts with ``prefix`` was written, in seconds of Unix time."""
+
+        def collect() -> dict[str, float]:
             pages = self._client().get_paginator("list_objects_v2")
-            return sorted(
-                entry["Key"].removeprefix(self._prefix)
+            return {
+                entry["Key"].removeprefix(self._prefix): entry["LastModified"].timestamp()
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
                 for entry in page.get("Contents", ())
-            )
+            }
 
         return self._ask(prefix, collect)
 
@@ -130,6 +176,15 @@ class S3Store:
                     )
 
         self._ask("", abort_all)
+
+    def _put(self, name: str, body: bytes | BinaryIO, md5: str, **condition: str) -> None:
+        """Write an object, and compare what arrived with what was sent: not every server looks at
+        the checksums that come with a request."""
+        answer = self._client().put_object(**self._object(name), Body=body, **condition)
+        tag = answer["ETag"].strip('"')
+        # Only without a key of the user's own is the tag an MD5.
+        if answer.get("ServerSideEncryption", "AES256") == "AES256" and tag != md5:
+            raise _DamagedError(f"other bytes arrived than were sent (MD5 {tag})")
 
     def _key(self, name: str) -> str:
         return self._prefix + check_name(name)
@@ -170,7 +225,7 @@ class S3Store:
 
     def _verdict(self, name: str, error: botocore.exceptions.ClientError) -> Exception:
         """What an answer of the server means."""
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        status = _status(error)
         code = error.response.get("Error", {}).get("Code", "")
         if status >= 500 or status == 429 or code in _PASSING_CODES:
             return TransientError(f"the server answers {status} {code}".strip())
@@ -186,6 +241,14 @@ class S3Store:
                 "(AWS_PROFILE, AWS_ACCESS_KEY_ID, ... or the instance's role) and their rights"
             )
         return StorageError(f"{self.where(name)}: the server answers {status} {code}")
+
+
+def _md5(data: bytes = b"") -> Any:
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def _status(error: botocore.exceptions.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _new_client() -> Any:

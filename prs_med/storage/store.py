@@ -41,6 +41,10 @@ class Store(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, in place of an older one of the name."""
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file unless one of the name is there, as one step that only one of several
+        writers can win; whether this one did, or had done so already with the same data."""
+
     def write_file(self, name: str, source: Path) -> None:
         """Write a file with the content of a local one, in place of an older one of the name."""
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import boto3
 import pytest
+from tenacity.wait import wait_random
 
+from prs_med.storage import retry
 from tests.services.ceph import CephGateway, install_ceph
 from tests.services.fault_proxy import FaultProxy
+from tests.services.s3_places import Server, direct_client
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -77,3 +81,25 @@ def moto_endpoint() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(params=["ceph", "moto"])
+def server(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Server]:
+    """A fresh folder on a server; requests go through a proxy, and are repeated almost at once."""
+    if request.param == "ceph":
+        bucket = request.getfixturevalue("bucket")
+        endpoint = request.getfixturevalue("ceph").endpoint
+    else:
+        request.getfixturevalue("no_aws_settings")
+        endpoint = request.getfixturevalue("moto_endpoint")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+        bucket = f"test-{uuid.uuid4().hex[:12]}"
+        direct_client(endpoint).create_bucket(Bucket=bucket)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr(retry, "wait_random_exponential", lambda **_: wait_random(0, 0.1))
+    with FaultProxy(endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield Server(f"s3://{bucket}/runs/a", proxy, tmp_path / "staging", direct_client(endpoint))

@@ -57,7 +57,9 @@ class Fault:
     """What goes wrong with one answer. Fields combine; offsets count bytes of the body.
 
     ``status`` and ``reset`` come instead of the server, which never sees the request, unless
-    ``performed``: then the server carries it out and only its answer is lost.
+    ``performed``: then the server carries it out and only its answer is lost. What starts with
+    ``upload`` concerns the body of the request: it reaches the server with a byte flipped, or its
+    first bytes do and then both connections end.
     """
 
     delay_s: float = 0.0
@@ -68,6 +70,8 @@ class Fault:
     cut_after: int | None = None
     bytes_per_s: float | None = None
     flip_at: int | None = None
+    upload_flip_at: int | None = None
+    upload_cut_after: int | None = None
 
     @property
     def replaces_answer(self) -> bool:
@@ -235,11 +239,12 @@ class _Handler(BaseHTTPRequestHandler):
                     self._take_body(request)
                 self._answer(request, fault, None)
             else:
-                self._forward(request)
+                self._forward(request, fault)
                 with self.upstream.getresponse() as response:
                     self._answer(request, fault, response)
         except (OSError, http.client.HTTPException):
             # Either side has gone: the other must not take what it has for the whole.
+            self.upstream.close()
             self._reset()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_OPTIONS = relay
@@ -267,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(100)
         self.end_headers()
 
-    def _forward(self, request: Request) -> None:
+    def _forward(self, request: Request, fault: Fault) -> None:
         """Send head and body to the server, up to where it can be asked for its answer."""
         if self.upstream.sock and _readable(self.upstream.sock, 0):
             self.upstream.close()  # the server has closed it since the last request
@@ -280,7 +285,14 @@ class _Handler(BaseHTTPRequestHandler):
             if self._answers_without_body():
                 return
             self._continue()
-        body = framed(self._body(request), self._chunked())
+        content = self._body(request)
+        if fault.upload_flip_at is not None:
+            content = flipped(content, fault.upload_flip_at)
+        if fault.upload_cut_after is not None:
+            for block in first_bytes(content, fault.upload_cut_after):
+                self.upstream.send(block)
+            raise ConnectionAbortedError("the upload is cut off")
+        body = framed(content, self._chunked())
         for block in body:
             try:
                 self.upstream.send(block)
