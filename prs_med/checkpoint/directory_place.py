@@ -1,0 +1,133 @@
+"""Checkpoints in a folder: each is a folder of its own, which gets its name when it is complete.
+
+::
+
+    step-00000120-01/manifest.json  mllm-00000-000.safetensors  ...
+    .draft-step-00000140-01/...
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from prs_med.checkpoint.manifest import MANIFEST, CheckpointName, StoredFile
+from prs_med.storage.directory import UNFINISHED, DirectoryStore, sync_folder
+from prs_med.storage.store import StorageError, Store
+
+_DRAFT = ".draft-"
+_REPORT = ".report-"
+
+
+class DirectoryPlace:
+    """See :class:`prs_med.checkpoint.place.Place`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.store: Store = DirectoryStore(folder)
+
+    def where(self, name: CheckpointName) -> str:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        return str(self._folder / str(name))
+
+    def checkpoints(self) -> list[CheckpointName]:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        try:
+            entries = list(self._folder.iterdir()) if self._folder.is_dir() else []
+            found = [
+                name
+                for entry in entries
+                if (name := CheckpointName.parse(entry.name)) and (entry / MANIFEST).is_file()
+            ]
+        except OSError as error:
+            raise StorageError(f"{self._folder}: {error.strerror}") from error
+        return sorted(found)
+
+    def manifest(self, name: CheckpointName) -> bytes:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        return self.store.read(f"{name}/{MANIFEST}")
+
+    def read(self, name: CheckpointName, file: StoredFile, offset: int, length: int) -> bytes:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        return self.store.read(f"{name}/{file.name}", offset, length)
+
+    def begin(self, name: CheckpointName) -> Path:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        draft = self._draft(name)
+        draft.mkdir(parents=True, exist_ok=True)
+        return draft
+
+    def publish(self, name: CheckpointName, file: StoredFile) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`; it is there already."""
+
+    def report(self, name: CheckpointName, rank: int, text: bytes) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        self.store.write(f"{_DRAFT}{name}/{_REPORT}{rank:05d}", text)
+
+    def reports(self, name: CheckpointName) -> dict[int, bytes]:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        try:
+            notes = sorted(self._draft(name).glob(f"{_REPORT}*"))
+            return {int(note.name.rpartition("-")[2]): note.read_bytes() for note in notes}
+        except OSError as error:
+            raise StorageError(f"{self._draft(name)}: {error.strerror}") from error
+
+    def commit(self, name: CheckpointName, manifest: bytes) -> bool:
+        """See :class:`prs_med.checkpoint.place.Place`: a rename, after all in it is on disk."""
+        draft, final = self._draft(name), self._folder / str(name)
+        self.store.write(f"{_DRAFT}{name}/{MANIFEST}", manifest)
+        try:
+            for note in draft.glob(f"{_REPORT}*"):
+                note.unlink()
+            sync_folder(draft)
+            draft.rename(final)
+            sync_folder(self._folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise StorageError(f"{final}: {error.strerror}") from error
+        return True
+
+    def discard(self, name: CheckpointName) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        shutil.rmtree(self._draft(name), ignore_errors=True)
+
+    def remove(self, name: CheckpointName) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        folder = self._folder / str(name)
+        self.store.delete(f"{name}/{MANIFEST}")
+        try:
+            sync_folder(folder)
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise StorageError(f"{folder}: {error.strerror}") from error
+
+    def sweep(self, older_than: float) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`: drafts, and what was removed in part."""
+        if not self._folder.is_dir():
+            return
+        for entry in self._folder.iterdir():
+            unfinished = entry.name.startswith(_DRAFT) or (
+                CheckpointName.parse(entry.name) and not (entry / MANIFEST).exists()
+            )
+            if unfinished and time.time() - newest_change(entry) > older_than:
+                shutil.rmtree(entry, ignore_errors=True)
+        for folder in ("", "attempts/"):
+            for file in self._folder.glob(f"{folder}{UNFINISHED}*"):
+                if time.time() - newest_change(file) > older_than:
+                    file.unlink(missing_ok=True)
+
+    def _draft(self, name: CheckpointName) -> Path:
+        return self._folder / f"{_DRAFT}{name}"
+
+
+def newest_change(folder: Path) -> float:
+    """When anything below a folder, or the folder, was last written, in seconds of Unix time."""
+    times = [0.0]
+    for path in (folder, *folder.rglob("*")):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)

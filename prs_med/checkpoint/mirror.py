@@ -1,0 +1,211 @@
+"""Copies of local checkpoints on S3, made in the background as fast as the network allows.
+
+Process 0 chooses a checkpoint and names it in a task, a small file beside the checkpoints; every
+process uploads its share of the files and leaves the task as its note; process 0 puts the manifest
+when all notes are there, and tells the others. Nothing is kept in memory of what is still to do:
+what is complete here and not there is copied, also at the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from prs_med.checkpoint.directory_place import DirectoryPlace
+from prs_med.checkpoint.errors import BrokenCheckpointError, SupersededError
+from prs_med.checkpoint.manifest import CheckpointName, parse_manifest
+from prs_med.checkpoint.place import Place
+from prs_med.storage.store import MissingFileError
+
+_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+_REPORT_SECONDS = 900.0
+_TASK = "copying.json"
+_MISSED = b"missed "
+
+_logger = logging.getLogger("prs_med.checkpoint")
+
+
+class Mirror:
+    """One process's part in copying checkpoints from ``local`` to ``remote``."""
+
+    def __init__(
+        self,
+        local: DirectoryPlace,
+        remote: Place,
+        rank: int,
+        world: int,
+        attempt: int,
+        *,
+        may_commit: Callable[[], None] = lambda: None,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``may_commit`` and ``committed`` as in :class:`prs_med.checkpoint.saver.Saver`."""
+        self._local = local
+        self._remote = remote
+        self._rank = rank
+        self._world = world
+        self._attempt = attempt
+        self._may_commit = may_commit
+        self._committed = committed
+        self._tasks = 0
+        self._last_task = b""
+        self._closing = threading.Event()
+        # Copied, or damaged here so that they cannot be.
+        self._done: set[CheckpointName] = set()
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread.start()
+
+    def finish(self, seconds: float) -> list[CheckpointName]:
+        """Wait at most so long until all is copied; what is not known to have been."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._thread.is_alive() and self._pending():
+            time.sleep(0.1)
+        self._closing.set()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return self._pending()
+
+    def _work(self) -> None:
+        pause = _PAUSE_SECONDS
+        while not self._closing.is_set():
+            try:
+                if self._rank == 0:
+                    self._lead()
+                else:
+                    self._follow()
+                pause = _PAUSE_SECONDS
+            except SupersededError as error:
+                _logger.error("checkpoints are no longer copied: %s", error)
+                return
+            except (OSError, BrokenCheckpointError, RuntimeError) as error:
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                _logger.warning(
+                    "checkpoints are kept here until they can be copied: %s; next try in %.0f s",
+                    error,
+                    pause,
+                )
+            self._closing.wait(pause)
+
+    def _pending(self) -> list[CheckpointName]:
+        """Complete here, and not known to be done, newest first."""
+        return [name for name in newest_only(self._local) if name not in self._done]
+
+    def _to_do(self) -> list[CheckpointName]:
+        """Complete here and not there, newest first."""
+        if pending := self._pending():
+            self._set_done(set(self._remote.checkpoints()).intersection(pending))
+        return self._pending()
+
+    def _set_done(self, names: set[CheckpointName]) -> None:
+        if names:
+            # The others first: once this process knows, it may end.
+            self._tell(None, self._done | names)
+            self._done |= names
+
+    def _tell(self, name: CheckpointName | None, done: set[CheckpointName]) -> bytes:
+        """Give the other processes a task, or none, and tell them what is done."""
+        self._tasks += 1
+        task = {
+            "attempt": self._attempt,
+            "task": self._tasks,
+            "checkpoint": str(name or ""),
+            # Not more than there are: it would grow with the run.
+            "done": [str(known) for known in newest_only(self._local) if known in done],
+        }
+        text = json.dumps(task).encode()
+        if self._world > 1:
+            self._local.store.write(_TASK, text)
+        return text
+
+    def _lead(self) -> None:
+        """Process 0 chooses what all copy together: each time the newest, for a slow network."""
+        while not self._closing.is_set() and (names := self._to_do()):
+            self._copy(names[0])
+
+    def _copy(self, name: CheckpointName) -> None:
+        task = self._tell(name, self._done)
+        try:
+            manifest = self._local.manifest(name)
+            self._upload_share(name, manifest, task)
+        except (MissingFileError, FileNotFoundError, BrokenCheckpointError) as error:
+            self._pass_over(name, error)
+            return
+        if self._all_have_copied(name, task):
+            self._may_commit()
+            self._remote.commit(name, manifest)
+            self._set_done({name})
+            self._committed()
+
+    def _pass_over(self, name: CheckpointName, error: Exception) -> None:
+        # Unless it was removed in the meantime, because there are newer ones.
+        if name in self._local.checkpoints():
+            _logger.error("checkpoint %s is damaged here, and not copied: %s", name, error)
+            self._set_done({name})
+
+    def _follow(self) -> None:
+        try:
+            text = self._local.store.read(_TASK)
+        except MissingFileError:
+            return
+        task = json.loads(text)
+        if text == self._last_task or task["attempt"] != self._attempt:
+            return
+        self._done |= {name for known in task["done"] if (name := CheckpointName.parse(known))}
+        if name := CheckpointName.parse(task["checkpoint"]):
+            try:
+                self._upload_share(name, self._local.manifest(name), text)
+            except (MissingFileError, FileNotFoundError, BrokenCheckpointError):
+                self._remote.report(name, self._rank, _MISSED + text)
+        self._last_task = text
+
+    def _upload_share(self, name: CheckpointName, data: bytes, task: bytes) -> None:
+        manifest = parse_manifest(data, self._local.where(name))
+        share = manifest.all_files[self._rank :: self._world]
+        folder = self._remote.begin(name)
+        try:
+            for file in share:
+                _link(Path(self._local.where(name)) / file.name, folder / file.name)
+            for file in share:
+                self._remote.publish(name, file)
+        finally:
+            for file in share:
+                (folder / file.name).unlink(missing_ok=True)
+        self._remote.report(name, self._rank, task)
+
+    def _all_have_copied(self, name: CheckpointName, task: bytes) -> bool:
+        """Wait for the others; False if one came too late, after it had been removed here."""
+        deadline = time.monotonic() + _REPORT_SECONDS
+        while True:
+            notes = list(self._remote.reports(name).values())
+            if notes.count(task) == self._world:
+                return True
+            if _MISSED + task in notes:
+                self._pass_over(name, FileNotFoundError("another process does not find its files"))
+                return False
+            if self._closing.is_set() or time.monotonic() > deadline:
+                raise RuntimeError(f"not all processes have copied their part of {name}")
+            self._closing.wait(0.2)
+
+
+def newest_only(place: DirectoryPlace) -> list[CheckpointName]:
+    """The complete checkpoints, newest first."""
+    return place.checkpoints()[::-1]
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, so that it stays until it is uploaded."""
+    with suppress(FileExistsError):
+        try:
+            target.hardlink_to(source)
+        except FileNotFoundError:
+            raise
+        except FileExistsError:
+            raise
+        except OSError:
+            shutil.copyfile(source, target)

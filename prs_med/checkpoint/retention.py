@@ -1,0 +1,102 @@
+"""Which checkpoints are kept, and the removal of the others."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prs_med.checkpoint.errors import BrokenCheckpointError
+from prs_med.checkpoint.manifest import CheckpointName, parse_manifest
+from prs_med.checkpoint.place import Place
+from prs_med.storage.store import StorageError
+
+SWEEP_SECONDS = 24 * 3600.0
+"""Age from which on leftovers of crashes are removed."""
+
+_logger = logging.getLogger("prs_med.checkpoint")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What to keep: the last ones, and the best."""
+
+    keep_last: int
+    metric: str
+    """Name of the score by which one is the best."""
+    higher_is_better: bool
+
+    def best(self, scores: Mapping[CheckpointName, Mapping[str, float]]) -> CheckpointName | None:
+        """The checkpoint with the best score, the newest of equals; None if none has one."""
+        sign = 1 if self.higher_is_better else -1
+        rated = [(sign * found[self.metric], name) for name, found in scores.items()
+                 if math.isfinite(found.get(self.metric, math.nan))]  # fmt: skip
+        return max(rated)[1] if rated else None
+
+    def superfluous(
+        self, scores: Mapping[CheckpointName, Mapping[str, float]]
+    ) -> list[CheckpointName]:
+        """Those that need not be kept, oldest first; ``scores`` names all that there are."""
+        ordered = sorted(scores)
+        kept = {*ordered[-self.keep_last :], self.best(scores)}
+        return [name for name in ordered if name not in kept]
+
+
+class Pruner:
+    """Removes what a :class:`Retention` does not keep from one place."""
+
+    def __init__(self, place: Place, retention: Retention) -> None:
+        self._place = place
+        self._retention = retention
+        self._scores: dict[CheckpointName, Mapping[str, float]] = {}
+
+    def scores(self) -> dict[CheckpointName, Mapping[str, float]]:
+        """The scores of all complete checkpoints; each is read once."""
+        return scores_of(self._place, self._scores)
+
+    def prune(self) -> None:
+        """Remove what need not be kept. Failures are logged; nothing is removed when the list of
+        checkpoints or their scores cannot be read."""
+        try:
+            superfluous = self._retention.superfluous(self.scores())
+        except StorageError as error:
+            _logger.warning("old checkpoints were not removed: %s", error)
+            return
+        for name in superfluous:
+            try:
+                self._place.remove(name)
+                _logger.debug("removed checkpoint %s", name)
+            except (StorageError, BrokenCheckpointError) as error:
+                # The others are tried: a damaged one stands in the way of all until it is gone.
+                _logger.warning("an old checkpoint was not removed: %s", error)
+
+    def sweep(self) -> None:
+        """Remove leftovers of crashes. Failures are logged."""
+        try:
+            self._place.sweep(SWEEP_SECONDS)
+        except (OSError, BrokenCheckpointError) as error:
+            _logger.warning("leftovers of earlier runs were not removed: %s", error)
+
+
+def scores_of(
+    place: Place, known: dict[CheckpointName, Mapping[str, float]] | None = None
+) -> dict[CheckpointName, Mapping[str, float]]:
+    """The scores of all complete checkpoints; ``known`` is added to, so that each is read once.
+
+    A damaged one has no scores: it is no candidate for the best, and goes when it is old.
+
+    Raises:
+        StorageError: the list, or a manifest, cannot be read.
+    """
+    known = {} if known is None else known
+    present = place.checkpoints()
+    for name in present:
+        if name not in known:
+            try:
+                state = parse_manifest(place.manifest(name), place.where(name)).state
+                known[name] = state.get("scores", {})
+            except BrokenCheckpointError as error:
+                _logger.warning("%s", error)
+                known[name] = {}
+    return {name: known[name] for name in present}

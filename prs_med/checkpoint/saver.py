@@ -1,0 +1,175 @@
+"""Write checkpoints in the background: every process its files, process 0 the manifest last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prs_med.checkpoint.errors import SupersededError
+from prs_med.checkpoint.manifest import CheckpointName, Group, Manifest, Shard, StoredFile
+from prs_med.checkpoint.place import Place
+from prs_med.checkpoint.shard_files import SHARD_BYTES, write_files
+from prs_med.checkpoint.snapshot import Snapshot
+
+_POLL_SECONDS = 0.05
+REPORT_SECONDS = 900.0
+"""How long process 0 waits for the others."""
+
+_logger = logging.getLogger("prs_med.checkpoint")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a save."""
+
+    name: CheckpointName
+    error: str = ""
+    """Why there is no checkpoint; empty if there is one."""
+    superseded: bool = False
+    """Whether that is because another attempt has taken over."""
+    seconds: float = 0.0
+
+
+class Saver:
+    """One process's part in saving. Only one save is under way at a time."""
+
+    def __init__(
+        self,
+        place: Place,
+        rank: int,
+        world: int,
+        run: str,
+        *,
+        may_commit: Callable[[], None] = lambda: None,
+        committed: Callable[[CheckpointName], None] = lambda name: None,
+        shard_bytes: int = SHARD_BYTES,
+        report_seconds: float = REPORT_SECONDS,
+    ) -> None:
+        """
+        Args:
+            run: identity of the run.
+            may_commit: called on process 0 before a manifest is written; raises if it must not be.
+            committed: called on process 0, in the background, after a checkpoint is complete.
+        """
+        self._place = place
+        self._rank = rank
+        self._world = world
+        self._run = run
+        self._may_commit = may_commit
+        self._committed = committed
+        self._shard_bytes = shard_bytes
+        self._report_seconds = report_seconds
+        self._thread: threading.Thread | None = None
+        self._outcome: Outcome | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way in this process."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, name: CheckpointName, snapshot: Snapshot) -> None:
+        """Start to save; every process calls this with the same name."""
+        assert not self.busy, "one save at a time"
+        self._outcome = None
+        self._thread = threading.Thread(
+            target=self._work, args=(name, snapshot), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> Outcome | None:
+        """Wait until the save under way has ended; what became of the last one."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._outcome
+
+    def _work(self, name: CheckpointName, snapshot: Snapshot) -> None:
+        begun = time.monotonic()
+        error, superseded = "", False
+        try:
+            self._write(name, snapshot)
+            if self._rank == 0:
+                self._commit(name, snapshot)
+        except Exception as failure:  # Training goes on, whatever happened here.
+            error = f"process {self._rank}: {failure}" if str(failure) else repr(failure)
+            superseded = isinstance(failure, SupersededError)
+            self._give_up(name, error, superseded)
+        seconds = time.monotonic() - begun
+        self._outcome = Outcome(name, error, superseded, seconds)
+        if self._rank == 0 and not error:
+            _logger.debug("checkpoint %s is complete after %.2f s", name, seconds)
+            self._committed(name)
+
+    def _write(self, name: CheckpointName, snapshot: Snapshot) -> None:
+        folder = self._place.begin(name)
+        shards: list[Shard] = []
+        files: list[StoredFile] = []
+        for written in write_files(folder, snapshot, self._rank, self._shard_bytes):
+            if isinstance(written, Shard):
+                shards.append(written)
+                self._place.publish(name, written.file)
+            else:
+                files.append(written)
+                self._place.publish(name, written)
+        note = {"shards": [asdict(s) for s in shards], "files": [asdict(f) for f in files]}
+        self._place.report(name, self._rank, json.dumps(note).encode())
+
+    def _commit(self, name: CheckpointName, snapshot: Snapshot) -> None:
+        notes = self._wait_for_all(name)
+        shards = [
+            Shard(**{**shard, "file": StoredFile(**shard["file"])})
+            for note in notes
+            for shard in note["shards"]
+        ]
+        manifest = Manifest(
+            name=str(name),
+            run=self._run,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            world_size=self._world,
+            groups={
+                group: Group(owned.parameters, owned.optimizer_steps)
+                for group, owned in snapshot.groups.items()
+            },
+            shards=shards,
+            files=[StoredFile(**file) for note in notes for file in note["files"]],
+            state=snapshot.state,
+        )
+        self._may_commit()
+        if not self._place.commit(name, manifest.dumps()):
+            raise SupersededError(f"{self._place.where(name)}: is there already, from elsewhere")
+
+    def _wait_for_all(self, name: CheckpointName) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + self._report_seconds
+        while True:
+            found = {rank: json.loads(text) for rank, text in self._place.reports(name).items()}
+            for rank, note in found.items():
+                if "error" in note:
+                    raise RuntimeError(f"process {rank} could not write its part: {note['error']}")
+            if len(found) == self._world:
+                return [found[rank] for rank in range(self._world)]
+            if time.monotonic() > deadline:
+                silent = sorted(set(range(self._world)) - found.keys())
+                raise RuntimeError(
+                    f"no word from process {silent[0]}"
+                    + (f" and {len(silent) - 1} more" if silent[1:] else "")
+                    + f" in {self._report_seconds:.0f} s"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _give_up(self, name: CheckpointName, error: str, superseded: bool) -> None:
+        if self._rank == 0:
+            then = "" if superseded else "; training goes on"
+            _logger.error("checkpoint %s was not saved: %s%s", name, error, then)
+            self._place.discard(name)
+            return
+        try:
+            self._place.report(name, self._rank, json.dumps({"error": error}).encode())
+        except OSError as failure:
+            _logger.error(
+                "checkpoint %s: %s, and that cannot be reported: %s", name, error, failure
+            )

@@ -1,0 +1,274 @@
+"""Of several starts of a run only one may save: never two at once, and the last one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prs_med.checkpoint import ownership
+from prs_med.checkpoint.directory_place import DirectoryPlace
+from prs_med.checkpoint.errors import SupersededError
+from prs_med.checkpoint.manifest import CheckpointName
+from prs_med.checkpoint.ownership import Attempt, Ownership, claim, last_attempt
+from prs_med.checkpoint.saver import Saver
+from prs_med.storage.directory import DirectoryStore
+from prs_med.storage.store import MissingFileError, StorageError
+from tests.crash.cutting import zero2
+from tests.unit.checkpoint_states import State, snapshots
+
+ROOT = Path(__file__).resolve().parents[2]
+CLAIMER = """
+import sys, time
+from pathlib import Path
+from prs_med.checkpoint.errors import SupersededError
+from prs_med.checkpoint.ownership import claim
+from prs_med.storage.directory import DirectoryStore
+store = DirectoryStore(Path(sys.argv[1]))
+sys.stdin.readline()
+try:
+    owned = claim(store, sys.argv[2], 0, lambda text: None, patience=1.0)
+    while store.size("lease.json") is None:
+        time.sleep(0.01)
+    print("won", flush=True)
+except SupersededError as error:
+    print("lost", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
+    """A place whose leases are renewed often; nothing of the test's own job is seen."""
+    monkeypatch.setattr(ownership, "RENEWAL_SECONDS", 0.05)
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return DirectoryStore(tmp_path)
+
+
+def claimer(store: DirectoryStore, run: str) -> subprocess.Popen[str]:
+    """A process that claims when it is told so, and ends when it is told so again."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CLAIMER, store.uri, run],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def claimed(store: DirectoryStore, run: str, after: int, **more: float) -> Ownership:
+    said: list[str] = []
+    owned = claim(store, run, after, said.append, **more)
+    wait_until(lambda: lease(store).get("attempt") == owned.attempt.number)
+    return owned
+
+
+def lease(store: DirectoryStore) -> dict[str, object]:
+    try:
+        return json.loads(store.read("lease.json"))
+    except MissingFileError:
+        return {}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    passed = threading.Event()
+    for _ in range(6000):
+        if condition():
+            return
+        passed.wait(0.01)
+    raise AssertionError("waited for a minute")
+
+
+def test_of_many_threads_one_wins(store: DirectoryStore) -> None:
+    won: list[Ownership] = []
+    lost: list[SupersededError] = []
+    together = threading.Barrier(8)
+
+    def attempt(number: int) -> None:
+        together.wait()
+        try:
+            won.append(claim(store, f"run {number}", 0, lambda text: None, patience=1.0))
+        except SupersededError as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+    assert last_attempt(store) == won[0].attempt
+    won[0].check()
+    won[0].release()
+    assert store.size("lease.json") is None
+
+
+def test_of_several_processes_one_wins(store: DirectoryStore) -> None:
+    processes = [claimer(store, f"run {n}") for n in range(3)]
+    for process in processes:
+        tell(process)
+    results = [heard(process) for process in processes]
+    for process in processes:
+        process.communicate("\n")
+    assert sorted(results) == ["lost", "lost", "won"]
+    winner = last_attempt(store)
+    assert winner == Attempt(1, f"run {results.index('won')}")
+
+
+def test_a_place_that_another_process_uses_is_refused(store: DirectoryStore) -> None:
+    owned = claimed(store, "run", 0)
+    said: list[str] = []
+    with pytest.raises(SupersededError, match=rf"process {os.getpid()} .* is saving there; give"):
+        claim(store, "run", 1, said.append, patience=60.0)
+    assert len(said) == 1
+    assert "waiting up to 60 s" in said[0]
+    owned.check()
+    owned.release()
+
+
+def test_a_place_that_was_released_is_taken_at_once(store: DirectoryStore) -> None:
+    claimed(store, "run", 0).release()
+    said: list[str] = []
+    owned = claim(store, "run", 1, said.append)
+    assert (owned.attempt, said) == (Attempt(2, "run"), [])
+    owned.release()
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_killed_process_of_this_machine_is_replaced_at_once(
+    store: DirectoryStore, reaped: bool
+) -> None:
+    """Also while its parent has not asked for its end yet."""
+    process = claimer(store, "run")
+    tell(process)
+    assert heard(process) == "won"
+    process.kill()
+    if reaped:
+        process.wait()
+    else:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    said: list[str] = []
+    owned = claim(store, "run", 1, said.append)
+    assert (owned.attempt.number, said) == (2, [])
+    owned.release()
+    process.communicate()
+
+
+def test_a_lease_of_another_machine_counts_until_it_is_not_renewed(store: DirectoryStore) -> None:
+    claimed(store, "run", 0).release()
+    store.write("lease.json", json.dumps(
+        {"attempt": 1, "host": "elsewhere", "process": 1, "namespace": "x", "job": "",
+         "renewals": 5}).encode())  # fmt: skip
+    said: list[str] = []
+    owned = claim(store, "run", 1, said.append, patience=0.2)
+    assert owned.attempt.number == 2
+    assert "process 1 on elsewhere was saving there" in said[0]
+    owned.release()
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+def test_the_same_job_that_is_started_again_waits_for_nothing(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "job-4711")
+    first = claimed(store, "run", 0)
+    said: list[str] = []
+    second = claim(store, "run", 1, said.append)
+    assert (second.attempt.number, said) == (2, [])
+    with pytest.raises(SupersededError, match="attempt 2 of run run has taken over"):
+        first.check()
+    second.check()
+    second.release()
+    first.release()
+
+
+def test_a_replaced_attempt_stops_renewing_and_leaves_the_lease_alone(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    first = claimed(store, "run", 0)
+    second = claimed(store, "run", 1)
+    first._thread.join(60)
+    assert not first._thread.is_alive()
+    before = lease(store)
+    assert before["attempt"] == 2
+    wait_until(lambda: lease(store)["renewals"] > before["renewals"])  # type: ignore[operator]
+    first.release()
+    assert lease(store)["attempt"] == 2
+    second.check()
+    second.release()
+
+
+def test_a_replaced_attempt_may_not_commit(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    place = DirectoryPlace(tmp_path)
+    state = State.random({"mllm": [[3]]})
+    (part,) = snapshots(state, {"mllm": zero2(state.parameters["mllm"], 1)})
+    first = claimed(store, "run", 0)
+    early = Saver(place, 0, 1, "run", may_commit=first.check)
+    early.save(CheckpointName(1, 1), part)
+    outcome = early.wait()
+    assert outcome is not None
+    assert not outcome.error
+    second = claimed(store, "run", 1)
+    early.save(CheckpointName(1, 2), part)
+    outcome = early.wait()
+    assert outcome is not None
+    assert outcome.superseded
+    assert "attempt 2 of run run has taken over from this one (1)" in outcome.error
+    (logged,) = caplog.messages
+    assert "training goes on" not in logged
+    late = Saver(place, 0, 1, "run", may_commit=second.check)
+    late.save(CheckpointName(2, 2), part)
+    outcome = late.wait()
+    assert outcome is not None
+    assert not outcome.error
+    assert place.checkpoints() == [CheckpointName(1, 1), CheckpointName(2, 2)]
+    assert not list(tmp_path.glob(".draft-*"))
+    for owned in (first, second):
+        owned.release()
+
+
+def test_another_run_in_the_same_folder_is_noticed(store: DirectoryStore) -> None:
+    owned = claimed(store, "mine", 0)
+    store.write("attempts/000001.json", json.dumps({"run": "theirs"}).encode())
+    with pytest.raises(SupersededError, match="attempt 1 of run theirs has taken over"):
+        owned.check()
+    owned.release()
+
+
+def test_claims_that_cannot_be_listed_are_no_permission(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "place")
+    owned = claimed(store, "run", 0)
+    (tmp_path / "place" / "attempts").rename(tmp_path / "elsewhere")
+    (tmp_path / "place" / "attempts").write_bytes(b"a file where a folder should be")
+    with pytest.raises(StorageError, match="attempts"):
+        owned.check()
+    owned.release()
+
+
+def test_a_lease_that_cannot_be_read_is_named(store: DirectoryStore) -> None:
+    store.write("lease.json", b"{")
+    with pytest.raises(StorageError, match=r"lease\.json: is no lease"):
+        claim(store, "run", 0, lambda text: None)
