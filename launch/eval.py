@@ -14,6 +14,7 @@ from prs_med.quiet import quieten
 
 quieten()
 
+from prs_med.checkpoint.errors import BrokenCheckpointError  # noqa: E402
 from prs_med.config import EvaluationSettings, SettingError  # noqa: E402
 from prs_med.data.records import DataError  # noqa: E402
 from prs_med.evaluate.answering import Answerer  # noqa: E402
@@ -28,13 +29,16 @@ from prs_med.evaluate.picture_sheet import write_picture_sheet  # noqa: E402
 from prs_med.evaluate.questions import records_of_split  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_settings  # noqa: E402
+from prs_med.storage.store import StorageError  # noqa: E402
+
+_EXPECTED = (SettingError, DataError, CheckpointError, BrokenCheckpointError, StorageError)
 
 
 def main() -> int:
     """Evaluate and return the exit status: 0 done, 2 a mistake in settings, data or weights."""
     try:
         run(parse_settings(EvaluationSettings, sys.argv[1:], __doc__ or ""))
-    except (SettingError, DataError, CheckpointError) as error:
+    except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

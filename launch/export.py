@@ -1,40 +1,75 @@
-"""Trained weights in other layouts.
+"""Checkpoints: look at them, check them, and turn them into other layouts.
 
-python launch/export.py import-released --released DIR --vlm_path MODEL --output_dir NEW
-    A released PRS-Med checkpoint becomes a folder with trained weights, for launch/eval.py
-    (--checkpoint) and launch/train.py (--init_from).
+CHECKPOINT is a training checkpoint: its folder (runs/a/checkpoints/step-00000500-01) or its
+manifest on S3 (s3://bucket/a/manifests/step-00000500-01.json); or a run (runs/a, s3://bucket/a),
+which means its newest checkpoint. WEIGHTS is one too, or a folder with trained weights
+(runs/a/best).
 
-python launch/export.py export-released --checkpoint DIR --output_dir NEW
-    The way back.
+python launch/export.py inspect CHECKPOINT
+    What it holds and how it came about; --json for programs.
 
-Each command has its own --help.
+python launch/export.py verify CHECKPOINT
+    Read every byte and compare it with its checksums; --all for all checkpoints of a run.
+
+python launch/export.py trained CHECKPOINT --output_dir NEW
+    A folder with trained weights, for launch/eval.py and launch/infer.py (--checkpoint) and
+    launch/train.py (--init_from).
+
+python launch/export.py merged WEIGHTS --output_dir NEW
+    One LLaVA model for transformers, LoRA merged in, with segmentation.safetensors.
+
+python launch/export.py export-released WEIGHTS --output_dir NEW
+    The layout of released PRS-Med checkpoints.
+
+python launch/export.py import-released DIR --vlm_path MODEL --output_dir NEW
+    The way back: a released PRS-Med checkpoint becomes a folder with trained weights.
+
+Each command has its own --help. Exit status: 0 done, 1 'verify' found something, 2 a mistake in
+settings or weights.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from prs_med.quiet import quieten
 
 quieten()
 
-from prs_med.config import ExportSettings, ImportSettings, SettingError, names_in  # noqa: E402
-from prs_med.model.errors import CheckpointError  # noqa: E402
-from prs_med.model.released import (  # noqa: E402
-    RELEASED_MODALITIES,
-    export_released,
-    import_released,
+from prs_med.checked_settings import CheckedSettings  # noqa: E402
+from prs_med.checkpoint.errors import BrokenCheckpointError  # noqa: E402
+from prs_med.config import (  # noqa: E402
+    ExportSettings,
+    ImportSettings,
+    InspectSettings,
+    MergedExportSettings,
+    SettingError,
+    TrainedExportSettings,
+    VerifySettings,
+    names_in,
 )
+from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_settings  # noqa: E402
+from prs_med.storage.store import StorageError  # noqa: E402
+
+S = TypeVar("S", bound=CheckedSettings)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command and return the exit status: 0 done, 2 a mistake in settings or weights."""
-    commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "import-released": run_import,
+    """Run a command and return the exit status: 0 done, 1 'verify' found something, 2 a mistake in
+    settings or weights."""
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "inspect": run_inspect,
+        "verify": run_verify,
+        "trained": run_trained,
+        "merged": run_merged,
         "export-released": run_export,
+        "import-released": run_import,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
@@ -43,16 +78,103 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {argv[0]}: allowed are {', '.join(commands)}", file=sys.stderr)
         return 2
     try:
-        commands[argv[0]](argv[1:])
-    except (SettingError, CheckpointError) as error:
+        return commands[argv[0]](argv[1:])
+    except (SettingError, CheckpointError, BrokenCheckpointError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def run_inspect(argv: Sequence[str]) -> int:
+    """``inspect``."""
+    from prs_med.checkpoint.manifest import FORMAT
+    from prs_med.export.inspection import inspect_text
+    from prs_med.export.named_checkpoint import find_checkpoints
+
+    settings = _settings(InspectSettings, argv)
+    settings.require("checkpoint")
+    found = find_checkpoints(settings.checkpoint)
+    reader = found.open()
+    if settings.json:
+        print(json.dumps({"format": FORMAT, **asdict(reader.manifest)}, indent=2))
+        return 0
+    print(inspect_text(reader.manifest, reader.where))
+    if found.names[:-1]:
+        print(f"older ones  {', '.join(map(str, found.names[:-1]))}")
     return 0
 
 
-def run_import(argv: Sequence[str]) -> None:
+def run_verify(argv: Sequence[str]) -> int:
+    """``verify``."""
+    from prs_med.export.named_checkpoint import find_checkpoints
+    from prs_med.export.verification import verify
+
+    settings = _settings(VerifySettings, argv)
+    settings.require("checkpoint")
+    found = find_checkpoints(settings.checkpoint)
+    names = found.names if settings.all else [found.newest]
+    broken = False
+    for line, problem in verify(found.place, names, show_progress=sys.stderr.isatty()):
+        print(f"{line}: {problem}" if problem else line, flush=True)
+        broken |= bool(problem)
+    return 1 if broken else 0
+
+
+def run_trained(argv: Sequence[str]) -> int:
+    """``trained``."""
+    from prs_med.export.named_checkpoint import find_checkpoints
+    from prs_med.export.trained_folder import export_trained
+
+    settings = _settings(TrainedExportSettings, argv)
+    settings.require("checkpoint", "output_dir")
+    output = _new(settings.output_dir)
+    reader = find_checkpoints(settings.checkpoint).open()
+    print(f"weights of {reader.where}")
+    export_trained(
+        reader,
+        output,
+        vlm_path=settings.vlm_path,
+        vision_tower=settings.vision_tower,
+        sam_ckpt=settings.sam_ckpt,
+    )
+    print(f"{output}: give it as --checkpoint (eval.py, infer.py) or --init_from (train.py)")
+    return 0
+
+
+def run_merged(argv: Sequence[str]) -> int:
+    """``merged``."""
+    from prs_med.export.as_folder import as_trained_folder
+    from prs_med.export.merged_model import export_merged
+
+    settings = _settings(MergedExportSettings, argv)
+    settings.require("checkpoint", "output_dir")
+    output = _new(settings.output_dir)
+    base = (settings.vlm_path, settings.vision_tower)
+    with as_trained_folder(settings.checkpoint, *base) as folder:
+        export_merged(folder, output, settings.dtype, *base)
+    print(f"{output}: LlavaForConditionalGeneration.from_pretrained loads it; eval.py too")
+    return 0
+
+
+def run_export(argv: Sequence[str]) -> int:
+    """``export-released``."""
+    from prs_med.export.as_folder import as_trained_folder
+    from prs_med.model.released import export_released
+
+    settings = _settings(ExportSettings, argv)
+    settings.require("checkpoint", "output_dir")
+    output = _new(settings.output_dir)
+    base = (settings.vlm_path, settings.vision_tower)
+    with as_trained_folder(settings.checkpoint, *base) as folder:
+        export_released(folder, output, settings.sam_ckpt)
+    print(output)
+    return 0
+
+
+def run_import(argv: Sequence[str]) -> int:
     """``import-released``."""
-    settings = parse_settings(ImportSettings, argv, ImportSettings.__doc__ or "")
+    from prs_med.model.released import RELEASED_MODALITIES, import_released
+
+    settings = _settings(ImportSettings, argv)
     settings.require("released", "vlm_path", "output_dir")
     import_released(
         Path(settings.released),
@@ -62,14 +184,23 @@ def run_import(argv: Sequence[str]) -> None:
         settings.vision_tower,
     )
     print(f"{settings.output_dir}: give it as --checkpoint (eval.py) or --init_from (train.py)")
+    return 0
 
 
-def run_export(argv: Sequence[str]) -> None:
-    """``export-released``."""
-    settings = parse_settings(ExportSettings, argv, ExportSettings.__doc__ or "")
-    settings.require("checkpoint", "output_dir")
-    export_released(Path(settings.checkpoint), Path(settings.output_dir), settings.sam_ckpt)
-    print(settings.output_dir)
+def _settings(cls: type[S], argv: Sequence[str]) -> S:
+    """The settings of a command; what it is about may come first, without its flag."""
+    flag = "--released" if cls is ImportSettings else "--checkpoint"
+    if argv and not argv[0].startswith("-"):
+        argv = [flag, *argv]
+    return parse_settings(cls, argv, cls.__doc__ or "")
+
+
+def _new(output_dir: str) -> Path:
+    """The folder to write; refused before anything is computed if it is there."""
+    output = Path(output_dir)
+    if output.exists():
+        raise SettingError(f"--output_dir {output} exists already: name a new folder, or remove it")
+    return output
 
 
 if __name__ == "__main__":

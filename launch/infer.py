@@ -23,6 +23,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from prs_med.checkpoint.errors import BrokenCheckpointError  # noqa: E402
 from prs_med.config import InferenceSettings, SettingError  # noqa: E402
 from prs_med.data.answer_position import parse_position  # noqa: E402
 from prs_med.data.images import load_image  # noqa: E402
@@ -33,6 +34,9 @@ from prs_med.evaluate.picture_sheet import draw_triplet  # noqa: E402
 from prs_med.evaluate.questions import records_of_split  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_settings  # noqa: E402
+from prs_med.storage.store import StorageError  # noqa: E402
+
+_EXPECTED = (SettingError, DataError, CheckpointError, BrokenCheckpointError, StorageError)
 
 COLUMNS = (
     *("index", "image_path", "mask_path", "pred_mask_path", "triplet_path", "question", "answer"),
@@ -60,7 +64,7 @@ def main() -> int:
     """Answer and return the exit status: 0 done, 2 a mistake in settings, data or weights."""
     try:
         run(parse_settings(InferenceSettings, sys.argv[1:], __doc__ or ""))
-    except (SettingError, DataError, CheckpointError) as error:
+    except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -364,9 +364,35 @@ class OptimSettings(CheckedSettings):
 
 @dataclass(kw_only=True)
 class RunSettings(CheckedSettings):
-    """Run: where results go"""
+    """Run: where results go, what is saved and when"""
 
-    save_dir: str = setting("runs/prs-med", "Folder for metrics, settings and trained weights")
+    save_dir: str = setting(
+        "runs/prs-med", "Folder for metrics, settings, checkpoints and trained weights"
+    )
+    checkpoint_uri: str | None = setting(
+        None, "Also keep the checkpoints on S3: s3://bucket/folder, copied in the background"
+    )
+    resume: str | None = setting(
+        None,
+        "auto: go on from the newest checkpoint of SAVE_DIR or CHECKPOINT_URI, or start if there "
+        "is none; or one checkpoint, such as runs/a/checkpoints/step-00000500-01, to go on from",
+    )
+    save_every_steps: int = setting(
+        0, "Save a checkpoint after so many steps (0: not by steps)", not_negative, "0 or more"
+    )
+    save_every_minutes: float = setting(
+        10.0, "... and so many minutes after the last one (0: not by time)",
+        not_negative, "0 or more",
+    )  # fmt: skip
+    save_every_epochs: float = setting(
+        1.0, "... and after so many epochs (0: not by epochs)", not_negative, "0 or more"
+    )
+    keep_last: int = setting(
+        2, "Checkpoints to keep besides the best one", positive, "a positive number"
+    )
+    best_metric: Literal["val_dice", "val_iou", "val_loss_seg", "val_loss_txt", "val_loss_cls"] = (
+        setting("val_dice", "Validation score by which a checkpoint is the best")
+    )
     deepspeed: str = setting("", "DeepSpeed configuration, for example ds_configs/zero2.json")
     log_every: int = setting(
         10, "Steps between two lines of metrics.jsonl", positive, "a positive number"
@@ -382,6 +408,11 @@ class Settings(DataSettings, ModelSettings, LossSettings, OptimSettings, RunSett
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.checkpoint_uri and not self.checkpoint_uri.startswith("s3://"):
+            raise SettingError(
+                f"--checkpoint_uri {self.checkpoint_uri}: allowed is s3://bucket/folder; a folder "
+                "is SAVE_DIR"
+            )
         if self.load_4bit and self.load_8bit:
             raise SettingError("--load_4bit and --load_8bit exclude each other: give one of them")
         if self.finetune == "full" and (self.load_4bit or self.load_8bit):
@@ -407,11 +438,23 @@ STRUCTURE = (
 """Settings that belong to trained weights: with ``--init_from`` they start from its values."""
 
 
+_TRAINING_CHECKPOINT = (
+    "Training checkpoint, such as runs/a/checkpoints/step-00000500-01 or "
+    "s3://bucket/a/manifests/step-00000500-01.json; or a run, such as runs/a or s3://bucket/a, for "
+    "its newest one"
+)
+_TRAINED_WEIGHTS = (
+    "Folder with trained weights, such as runs/a/best; or a training checkpoint, such as "
+    "runs/a/checkpoints/step-00000500-01 or s3://bucket/a/manifests/step-00000500-01.json; or a "
+    "run, such as runs/a or s3://bucket/a, for its newest one"
+)
+
+
 @dataclass(kw_only=True)
 class UsedModelSettings(CheckedSettings):
     """Model: which trained weights, and how they answer"""
 
-    checkpoint: str = setting("", "Folder with trained weights, such as runs/prs-med/best")
+    checkpoint: str = setting("", _TRAINED_WEIGHTS)
     vlm_path: str | None = setting(
         None, "Base model, if it has moved since training (default: where it was then)"
     )
@@ -509,11 +552,57 @@ class ImportSettings(CheckedSettings):
 
 
 @dataclass(kw_only=True)
-class ExportSettings(CheckedSettings):
-    """Export: a folder with trained weights becomes a released PRS-Med checkpoint"""
+class InspectSettings(CheckedSettings):
+    """Inspect: what a training checkpoint holds and how it came about"""
 
-    checkpoint: str = setting("", "Folder with trained weights, such as runs/prs-med/best")
-    output_dir: str = setting("", "New folder for the released layout")
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT)
+    json: bool = setting(False, "Print the manifest's content as JSON")
+
+
+@dataclass(kw_only=True)
+class VerifySettings(CheckedSettings):
+    """Verify: every byte of a training checkpoint against its checksums"""
+
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT)
+    all: bool = setting(False, "Verify all checkpoints of the run, not the newest alone")
+
+
+@dataclass(kw_only=True)
+class _UsedCheckpointSettings(CheckedSettings):
+    checkpoint: str = setting("", _TRAINED_WEIGHTS)
+    output_dir: str = setting("", "New folder for what is made of it")
+    vlm_path: str | None = setting(
+        None, "Base model, if it has moved since training (default: where it was then)"
+    )
+    vision_tower: str | None = setting(
+        None, "Its CLIP tower, if training took one from elsewhere and that has moved"
+    )
+
+
+@dataclass(kw_only=True)
+class TrainedExportSettings(_UsedCheckpointSettings):
+    """Trained: a training checkpoint becomes a folder with trained weights"""
+
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT)
+    sam_ckpt: str | None = setting(
+        None,
+        "Weights of the segmentation encoder, if they have moved; needed only if training froze it",
+    )
+
+
+@dataclass(kw_only=True)
+class MergedExportSettings(_UsedCheckpointSettings):
+    """Merged: trained weights become one transformers LLaVA model and segmentation.safetensors"""
+
+    dtype: Literal["bf16", "fp32"] = setting(
+        "bf16", "Type of the language model's weights, rounded after merging in fp32"
+    )
+
+
+@dataclass(kw_only=True)
+class ExportSettings(_UsedCheckpointSettings):
+    """Export: trained weights become a released PRS-Med checkpoint"""
+
     sam_ckpt: str | None = setting(
         None,
         "Published file of the segmentation encoder, whose unused parts the released layout holds "

@@ -63,11 +63,22 @@ def _structure_of(init_from: str | None) -> dict[str, Any]:
     """The settings that belong to the weights in ``init_from``."""
     if not init_from:
         return {}
-    file = Path(init_from) / "settings.yaml"
+    folder = Path(init_from)
+    if (
+        "://" in init_from
+        or (folder / "manifest.json").exists()
+        or (folder / "checkpoints").exists()
+    ):
+        raise SettingError(
+            f"--init_from {init_from}: is no folder with trained weights; of a training checkpoint "
+            f"or run one is made by: python launch/export.py trained {init_from} --output_dir NEW"
+        )
+    file = folder / "settings.yaml"
     if not file.is_file():
         raise SettingError(
             f"--init_from {init_from}: holds no settings.yaml; a folder with trained weights does "
-            "(launch/export.py import-released makes one of a released checkpoint)"
+            "(launch/export.py makes one: 'trained' of a training checkpoint, 'import-released' "
+            "of a released one)"
         )
     trained_with = _read_yaml(file, "--init_from")
     return {name: trained_with[name] for name in STRUCTURE if name in trained_with}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from prs_med.data.collate import Collator
 from prs_med.data.order import Rank, evaluation_batches, training_positions
 from prs_med.data.records import Record
 from prs_med.data.rows import modality_vocabulary
+from prs_med.data.same_sequence import check_same_sequence
 from prs_med.data.samples import Preparation, SampleDataset, TrainingSamples
 
 
@@ -44,8 +46,20 @@ class TrainingData(Protocol):
         micro_batch: int,
         accumulation: int,
         rank: Rank,
+        first_step: int = 0,
     ) -> Batches:
-        """Endless micro-batches of one process, ``accumulation`` of them in a global batch."""
+        """Endless micro-batches of one process, ``accumulation`` of them in a global batch, from
+        global batch ``first_step`` on."""
+
+    def state(self, global_batch: int, steps: int) -> dict[str, Any]:
+        """What a run keeps about its data, as JSON values, after so many global batches."""
+
+    def steps_of(self, state: dict[str, Any], global_batch: int) -> int:
+        """How many global batches of this very sequence a kept state has behind it.
+
+        Raises:
+            DataError: it is the state of another sequence, which it names.
+        """
 
     def validation_batches(
         self, preparation: Preparation, collator: Collator, *, micro_batch: int, rank: Rank
@@ -75,11 +89,29 @@ class LocalData:
         micro_batch: int,
         accumulation: int,
         rank: Rank,
+        first_step: int = 0,
     ) -> Generator[Batch]:
         """See :class:`TrainingData`."""
         samples = TrainingSamples(SampleDataset(self._train, preparation), self._seed)
-        positions = training_positions(micro_batch, accumulation, rank)
+        positions = training_positions(micro_batch, accumulation, rank, first_step)
         yield from self._loader(samples, collator, positions)
+
+    def state(self, global_batch: int, steps: int) -> dict[str, Any]:
+        """See :class:`TrainingData`."""
+        digest = hashlib.sha256()
+        for record in self._train:
+            digest.update(f"{record.row_id}\0{record.question}\0{record.answer}\n".encode())
+        return {
+            "rows": digest.hexdigest(),
+            "seed": self._seed,
+            "global_batch": global_batch,
+            "steps": steps,
+        }
+
+    def steps_of(self, state: dict[str, Any], global_batch: int) -> int:
+        """See :class:`TrainingData`."""
+        check_same_sequence(self.state(global_batch, 0), state)
+        return int(state["steps"])
 
     def validation_batches(
         self, preparation: Preparation, collator: Collator, *, micro_batch: int, rank: Rank

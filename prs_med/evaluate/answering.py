@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from PIL import Image
 from prs_med.config import UsedModelSettings
 from prs_med.data.samples import prepare_images
 from prs_med.evaluate.generate import Sampling, predict
+from prs_med.export.load import load_model
 from prs_med.inputs import image_sizes, prompt_encoder
 from prs_med.model.mllm import load_tokenizer
-from prs_med.model.trained_weights import TrainedModel, load_trained
+from prs_med.model.trained_weights import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ class Answerer:
         """Answer with the weights and in the way that the settings name.
 
         Raises:
+            SettingError: ``checkpoint`` names no trained weights.
             CheckpointError: naming the file that is missing, corrupt or of another model.
+            BrokenCheckpointError, StorageError: a training checkpoint cannot be read.
         """
-        model = load_trained(Path(settings.checkpoint), settings.vlm_path, settings.vision_tower)
+        model = load_model(settings.checkpoint, settings.vlm_path, settings.vision_tower)
         sampling = Sampling(
             settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed
         )

@@ -48,6 +48,20 @@ def stored_tensors(
     return found
 
 
+def tensors_with_tower(folder: Path, vision_folder: Path | None) -> dict[str, StoredTensor]:
+    """All tensors of a model by their names in the running one, the vision tower's from
+    ``vision_folder`` if there is one; what they should be is not compared.
+
+    Raises:
+        CheckpointError: as :func:`stored_tensors`.
+    """
+    stored = stored_tensors(folder)
+    if vision_folder is None:
+        return stored
+    others = {name: tensor for name, tensor in stored.items() if not name.startswith(VISION)}
+    return others | stored_tensors(vision_folder, clip_running_name)
+
+
 def read_weights(
     folder: Path, config: LlavaConfig, vision_folder: Path | None
 ) -> dict[str, Tensor]:
@@ -59,10 +73,7 @@ def read_weights(
     Raises:
         CheckpointError: if a tensor is missing, left over or of another shape.
     """
-    stored = stored_tensors(folder)
-    if vision_folder is not None:
-        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(VISION)}
-        stored |= stored_tensors(vision_folder, clip_running_name)
+    stored = tensors_with_tower(folder, vision_folder)
     _refuse_unfitting(folder, vision_folder, stored, _expected_shapes(config))
     return {name: tensor.value for name, tensor in stored.items()}
 

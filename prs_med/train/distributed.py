@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from prs_med.data.order import Rank
+
+T = TypeVar("T")
 
 
 def start() -> Rank:
@@ -25,6 +28,9 @@ def start() -> Rank:
     _share_cores()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # It would be compiled now, for inference alone. A process killed meanwhile leaves a lock that
+    # every later start waits for; one killed later leaves its buffers (70 MB) in shared memory.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend=get_accelerator().communication_backend_name(), verbose=False
     )
@@ -48,6 +54,35 @@ def from_rank_zero(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def once(action: Callable[[], T]) -> T:
+    """What ``action`` gives, or raises, on rank 0, which alone does it; the same on every rank."""
+    result: tuple[bool, Any] = (True, None)
+    if dist.get_rank() == 0:
+        try:
+            result = (True, action())
+        except Exception as error:
+            result = (False, error)
+    good, value = from_rank_zero(result)
+    if good:
+        found: T = value
+        return found
+    raise value
+
+
+def all_agree(answer: bool) -> bool:
+    """Whether the answer is yes on every rank."""
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, answer)
+    return all(answers)
+
+
+def first_of(problem: str) -> str:
+    """The text of the first rank that has one, on every rank; empty if none has."""
+    problems: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    return next((str(text) for text in problems if text), "")
 
 
 def barrier() -> None:

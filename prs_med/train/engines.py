@@ -6,12 +6,13 @@ loss flows backward through both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,10 +61,16 @@ class Engines:
             self.mllm = _initialize(mllm, mllm_groups(mllm, settings), config)
         else:
             self.mllm = _without_training(mllm, config, self.device)
-        self._trained = [*([self.mllm] if self._mllm_is_trained else []), self.segmentation]
-        self._joint_norm = JointNorm([engine.optimizer for engine in self._trained])
+        self.trained: dict[str, Any] = {
+            **({"mllm": self.mllm} if self._mllm_is_trained else {}),
+            "segmentation": self.segmentation,
+        }
+        """The engines with an optimizer, by name."""
+        self._joint_norm = JointNorm([engine.optimizer for engine in self.trained.values()])
         self._average = (
-            WeightAverage([engine.optimizer for engine in self._trained], settings.ema_decay)
+            WeightAverage(
+                [engine.optimizer for engine in self.trained.values()], settings.ema_decay
+            )
             if settings.ema_decay
             else None
         )
@@ -76,7 +83,7 @@ class Engines:
     @property
     def monitor(self) -> Any:
         """DeepSpeed's monitor, as the user's configuration switches it on."""
-        return self._trained[0].monitor
+        return next(iter(self.trained.values())).monitor
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off; a language model that is not trained has none."""
@@ -104,19 +111,49 @@ class Engines:
         """End a micro-batch. The last of an accumulation updates the weights with the peak
         learning rates times ``rate_factor``, and returns what happened; the others give None."""
         if not self.segmentation.is_gradient_accumulation_boundary():
-            for engine in self._trained:
+            for engine in self.trained.values():
                 engine.step()
             return None
         joint, *own = self._joint_norm.update()
-        for engine in self._trained:
+        for engine in self.trained.values():
             for group in engine.optimizer.param_groups:
                 group["lr"] = group["peak_rate"] * rate_factor
             engine.step()
-        applied = {engine.was_step_applied() for engine in self._trained}
+        applied = {engine.was_step_applied() for engine in self.trained.values()}
         assert len(applied) == 1, "the engines disagree about a step"
         if self._average and applied == {True}:
             self._average.update()
         return StepResult(applied.pop(), joint, own[0] if self._mllm_is_trained else 0.0, own[-1])
+
+    @property
+    def averages_of(self) -> Callable[[Any], list[Tensor]] | None:
+        """Gives the moving averages that belong to an optimizer; None if none are kept."""
+        return self._average.of if self._average else None
+
+    @property
+    def average_updates(self) -> int:
+        """Steps that the moving average has taken in."""
+        return self._average.updates if self._average else 0
+
+    @average_updates.setter
+    def average_updates(self, updates: int) -> None:
+        if self._average:
+            self._average.updates = updates
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What the segmentation side holds besides parameters, such as statistics."""
+        module = self.segmentation.module
+        parameters = dict(module.named_parameters())
+        return {
+            f"segmentation/{name}": value
+            for name, value in module.state_dict().items()
+            if name not in parameters
+        }
+
+    def restore_buffers(self, stored: Mapping[str, np.ndarray]) -> None:
+        """Take over buffers by the names of :meth:`buffers`."""
+        for name, buffer in self.buffers().items():
+            buffer.copy_(torch.from_numpy(stored[name].copy()).reshape(buffer.shape))
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within this context the weights are their moving average, if one is kept (EMA)."""

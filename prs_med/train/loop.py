@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -14,12 +16,10 @@ from prs_med.batch import Batch
 from prs_med.config import Settings
 from prs_med.data.order import Rank
 from prs_med.model.objective import loss_terms, weighted_mean
-from prs_med.train.distributed import sum_over_ranks
 from prs_med.train.engines import Engines, StepResult
+from prs_med.train.progress import Progress, RunningLosses
 from prs_med.train.schedule import learning_rate_factor
 from prs_med.train.throughput import Throughput
-
-LOSS_NAMES = ("loss", "loss_seg", "loss_txt", "loss_cls")
 
 
 class TrainingStopped(RuntimeError):
@@ -34,6 +34,9 @@ class LoopHooks:
     """Given the step, scores on the validation split (empty without one)."""
     log: Callable[[int, dict[str, float]], None]
     say: Callable[[str], None]
+    after_step: Callable[[Progress, bool], str]
+    """Given the progress, and whether there was a validation at this step; a reason to end before
+    the last step, or nothing."""
 
 
 def total_steps(settings: Settings, units: int, world_size: int) -> int:
@@ -53,8 +56,12 @@ def train(
     rank: Rank,
     flops_per_token: float,
     hooks: LoopHooks,
-) -> dict[str, float]:
-    """Train to the end and return the last validation scores; ``units`` are those of an epoch.
+    progress: Progress,
+) -> str:
+    """Train from where ``progress`` stands to the end; ``units`` are those of an epoch.
+
+    Returns:
+        Why a hook wanted to end before; empty if training is complete.
 
     Raises:
         TrainingStopped: after ``max_bad_steps`` steps in a row that were not finite.
@@ -62,33 +69,32 @@ def train(
     steps = total_steps(settings, units, rank.world)
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
     throughput = Throughput(flops_per_token)
-    running = _RunningLosses(engines.device, rank.world)
-    bad_in_a_row, bad_total = 0, 0
-    scores: dict[str, float] = {}
+    stall = 0.0
     engines.train()
     with (
         logging_redirect_tqdm(),
-        tqdm(total=steps, desc="training", unit="step", disable=rank.index != 0) as bar,
+        tqdm(
+            total=steps,
+            initial=progress.step,
+            desc="training",
+            unit="step",
+            disable=rank.index != 0,
+        ) as bar,
     ):
-        for step in range(steps):
+        for step in range(progress.step, steps):
             epoch = step * global_batch / units
             factor = learning_rate_factor(step, steps, settings.warmup_ratio, settings.min_lr_ratio)
-            result, row_ids = _step(engines, batches, settings, epoch, factor, running, throughput)
+            result, row_ids = _step(
+                engines, batches, settings, rank, step, epoch, factor, progress.losses, throughput
+            )
             bar.update()
+            progress.step = step + 1
+            _count_bad_steps(result, progress, settings, rank, row_ids, hooks)
 
-            bad_in_a_row = 0 if result.applied else bad_in_a_row + 1
-            if not result.applied:
-                bad_total += 1
-                hooks.say(f"step {step + 1} was skipped: a loss or gradient was not finite")
-            if bad_in_a_row >= settings.max_bad_steps:
-                raise TrainingStopped(
-                    f"{bad_in_a_row} steps in a row were not finite (--max_bad_steps); rank "
-                    f"{rank.index}'s last samples: {', '.join(row_ids)}"
-                )
-            if (step + 1) % settings.log_every == 0 or step + 1 == steps:
-                losses = running.read()
+            if progress.step % settings.log_every == 0 or progress.step == steps:
+                losses = progress.losses.read()
                 hooks.log(
-                    step + 1,
+                    progress.step,
                     {
                         "epoch": epoch,
                         **losses,
@@ -96,39 +102,85 @@ def train(
                         "grad_norm_mllm": result.mllm_norm,
                         "grad_norm_seg": result.segmentation_norm,
                         "learning_rate": settings.learning_rate * factor,
-                        "skipped_steps": bad_total,
+                        "skipped_steps": progress.bad_total,
                         **throughput.read(rank.world),
+                        "checkpoint_stall_s": stall,
                     },
                 )
+                stall = 0.0
                 bar.set_postfix_str(
                     f"loss {losses['loss']:.3f} (mask {losses['loss_seg']:.3f}, "
                     f"text {losses['loss_txt']:.3f})"
                 )
-            if _ends_epoch(step, global_batch, units) or step + 1 == steps:
-                scores = hooks.validate(step + 1)
-                if scores:
-                    hooks.log(step + 1, scores)
-                    hooks.say(
-                        f"step {step + 1}: validation Dice {scores['val_dice']:.4f}, "
-                        f"IoU {scores['val_iou']:.4f}, text loss {scores['val_loss_txt']:.4f}"
-                    )
+            validated = False
+            if _ends_epoch(step, global_batch, units) or progress.step == steps:
+                validated = _validate(progress, hooks)
                 throughput.restart()
-    return scores
+            begun = time.monotonic()
+            stopped_by = hooks.after_step(progress, validated)
+            stall += time.monotonic() - begun
+            if stopped_by:
+                return stopped_by
+    return ""
+
+
+def _count_bad_steps(
+    result: StepResult,
+    progress: Progress,
+    settings: Settings,
+    rank: Rank,
+    row_ids: list[str],
+    hooks: LoopHooks,
+) -> None:
+    progress.bad_in_a_row = 0 if result.applied else progress.bad_in_a_row + 1
+    if not result.applied:
+        progress.bad_total += 1
+        hooks.say(f"step {progress.step} was skipped: a loss or gradient was not finite")
+    if progress.bad_in_a_row >= settings.max_bad_steps:
+        raise TrainingStopped(
+            f"{progress.bad_in_a_row} steps in a row were not finite (--max_bad_steps); rank "
+            f"{rank.index}'s last samples: {', '.join(row_ids)}"
+        )
+
+
+def _validate(progress: Progress, hooks: LoopHooks) -> bool:
+    """Score the weights; whether there is something to score them on."""
+    scores = hooks.validate(progress.step)
+    if not scores:
+        return False
+    progress.scores, progress.scored_at = scores, progress.step
+    hooks.log(progress.step, scores)
+    hooks.say(
+        f"step {progress.step}: validation Dice {scores['val_dice']:.4f}, "
+        f"IoU {scores['val_iou']:.4f}, text loss {scores['val_loss_txt']:.4f}"
+    )
+    return True
+
+
+def _seed_dropout(seed: int, step: int, part: int, rank: Rank) -> None:
+    """Make dropout a function of the micro-batch's place in training, so that there is no state of
+    random numbers to save."""
+    sequence = np.random.SeedSequence((seed, step, part, rank.index))
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def _step(
     engines: Engines,
     batches: Iterator[Batch],
     settings: Settings,
+    rank: Rank,
+    step: int,
     epoch: float,
     rate_factor: float,
-    running: _RunningLosses,
+    running: RunningLosses,
     throughput: Throughput,
 ) -> tuple[StepResult, list[str]]:
     """One optimizer step; what it did, and the rows that this process saw in it."""
     row_ids: list[str] = []
-    for _ in range(settings.gradient_accumulation_steps):
+    for part in range(settings.gradient_accumulation_steps):
         batch = next(batches).to(engines.device)
+        # After the loader, which draws random numbers when it starts.
+        _seed_dropout(settings.seed, step, part, rank)
         terms = loss_terms(engines.forward(batch), batch, settings)
         loss = terms.total(settings, epoch, batch)
         engines.backward(loss)
@@ -137,7 +189,7 @@ def _step(
         means = (
             weighted_mean(term, batch) for term in (terms.segmentation, terms.text, terms.modality)
         )
-        running.add(loss, *means)
+        running.add(settings.batch_size, loss, *means)
         throughput.count(len(batch), batch.input_ids.numel())
     assert result is not None, "accumulation ended without a step"
     return result, row_ids
@@ -145,22 +197,3 @@ def _step(
 
 def _ends_epoch(step: int, global_batch: int, units: int) -> bool:
     return (step + 1) * global_batch // units > step * global_batch // units
-
-
-class _RunningLosses:
-    """Means of the losses over all samples since the last reading, kept on the device."""
-
-    def __init__(self, device: torch.device, world_size: int) -> None:
-        self._world_size = world_size
-        self._sums = torch.zeros(len(LOSS_NAMES), dtype=torch.float64, device=device)
-        self._batches = 0
-
-    def add(self, *losses: torch.Tensor) -> None:
-        self._sums += torch.stack([loss.detach() for loss in losses]).double()
-        self._batches += 1
-
-    def read(self) -> dict[str, float]:
-        means = sum_over_ranks(self._sums.clone()) / (self._batches * self._world_size)
-        self._sums.zero_()
-        self._batches = 0
-        return dict(zip(LOSS_NAMES, means.tolist(), strict=True))

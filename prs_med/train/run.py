@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.config import SettingError, Settings, names_in
+from prs_med.config import Settings, names_in
 from prs_med.data.augment import Augmentation
 from prs_med.data.collate import Collator
 from prs_med.data.order import Rank
@@ -23,24 +23,32 @@ from prs_med.data.samples import Preparation
 from prs_med.data.split import Splits, held_out_text, split_records
 from prs_med.data.stream.streamed_data import StreamedData, StreamOptions
 from prs_med.data.training_data import LocalData, TrainingData
+from prs_med.export.trained_folder import export_trained
 from prs_med.inputs import image_sizes, prompt_encoder
 from prs_med.model.compiled import compile_regions
-from prs_med.model.encoders.registry import load_encoder
-from prs_med.model.llava_layouts import LlavaLayout, read_layout
-from prs_med.model.mllm import Mllm, build_mllm, flops_per_token, load_tokenizer
-from prs_med.model.segmentation import SegmentationBranch
-from prs_med.model.trained_weights import (
-    load_trained_mllm,
-    load_trained_segmentation,
-    open_trained,
+from prs_med.model.fingerprint import frozen_fingerprint, language_model_fingerprint
+from prs_med.model.initial_weights import (
+    frozen_adapter,
+    initial_mllm,
+    initial_modalities,
+    initial_segmentation,
+    is_of_adapter,
 )
+from prs_med.model.llava_layouts import LlavaLayout, read_layout
+from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
+from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import save_settings
 from prs_med.train import distributed
+from prs_med.train.checkpoints import Checkpoints
 from prs_med.train.deepspeed_config import load_deepspeed_config
 from prs_med.train.engines import Engines
-from prs_med.train.kept_weights import KeptWeights
-from prs_med.train.loop import LoopHooks, train
+from prs_med.train.loop import LoopHooks, total_steps, train
 from prs_med.train.metrics_log import MetricsLog
+from prs_med.train.progress import Progress
+from prs_med.train.resume import resume
+from prs_med.train.save_places import METRICS, SavePlaces, open_places
+from prs_med.train.status import write_status
+from prs_med.train.stop_requests import StopRequests, watch_for_stop
 from prs_med.train.validate import validate
 
 
@@ -57,11 +65,14 @@ class _Parts:
     segmentation: SegmentationBranch
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings) -> str:
     """Train as the settings say; every process of the job calls this.
 
+    Returns:
+        What asked the run to end, after saving, before its last step; empty if it is complete.
+
     Raises:
-        SettingError, DataError, CheckpointError: with a message for the user.
+        SettingError, DataError, CheckpointError, StorageError: with a message for the user.
     """
     if not settings.data:
         settings.require("data_root")
@@ -72,14 +83,25 @@ def run(settings: Settings) -> None:
     say = _speaker(rank)
     config = load_deepspeed_config(Path(settings.deepspeed), settings, rank.world)
     save_dir = Path(settings.save_dir)
-    if (save_dir / "metrics.jsonl").exists():
-        raise SettingError(
-            f"--save_dir {save_dir} already holds a run: give another folder, or remove it"
-        )
-    if rank.index == 0:
-        save_dir.mkdir(parents=True, exist_ok=True)
-        save_settings(settings, save_dir / "settings.yaml")
+    with watch_for_stop(save_dir) as stop:
+        places = open_places(settings, rank, say)
+        try:
+            return _run(settings, rank, config, save_dir, places, stop, say)
+        finally:
+            places.release()
 
+
+def _run(
+    settings: Settings,
+    rank: Rank,
+    config: dict[str, Any],
+    save_dir: Path,
+    places: SavePlaces,
+    stop: StopRequests,
+    say: Callable[[str], None],
+) -> str:
+    if rank.index == 0:
+        save_settings(settings, save_dir / "settings.yaml")
     transformers.set_seed(settings.seed)
     parts = _build(settings, rank, save_dir, say)
     what = "images with all their questions" if settings.batch_by_image else "samples"
@@ -89,14 +111,53 @@ def run(settings: Settings) -> None:
     )
     if not parts.data.validation_samples:
         say("no validation: no row is labelled val, and nothing is held out")
-    # Ranks differ in dropout only: weights were made alike above.
-    torch.manual_seed(settings.seed * 1_000_003 + rank.index)
+    adapter = frozen_adapter(parts.mllm)
+    identity = {
+        "base": _base_fingerprint(parts) if rank.index == 0 else {},
+        "modalities": list(parts.modalities),
+    }
+    identity = distributed.from_rank_zero(identity)
     engines = Engines(parts.mllm, parts.segmentation, settings, config)
-    metrics = MetricsLog(save_dir / "metrics.jsonl", engines.monitor, rank.index == 0)
+    global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
+    checkpoints = Checkpoints(
+        settings,
+        rank,
+        places,
+        engines,
+        stop,
+        epoch_steps=parts.data.units / global_batch,
+        fixed_buffers={f"mllm/{name}": value.numpy() for name, value in adapter.items()},
+        fixed_state=identity,
+    )
+    manifest = resume(
+        settings,
+        places,
+        checkpoints,
+        identity,
+        lambda state: parts.data.steps_of(state["data"], global_batch),
+        say,
+    )
+    progress = Progress(engines.device, rank)
+    if manifest is not None:
+        progress.load(manifest.state["progress"])
+        checkpoints.restored(progress.step)
+        say(f"going on after step {progress.step}, from {manifest.name}")
+    if rank.index == 0:
+        write_status(save_dir, "running", progress.step)
+    metrics = MetricsLog(save_dir / METRICS, engines.monitor, rank.index == 0)
     try:
-        _train(settings, rank, parts, engines, metrics, save_dir, say)
+        stopped_by = _train(
+            settings, rank, parts, engines, metrics, checkpoints, progress, global_batch, say
+        )
     finally:
         metrics.close()
+    checkpoints.close(hurry=bool(stopped_by))
+    if not stopped_by:
+        distributed.once(lambda: _export(checkpoints, save_dir, say))
+    if rank.index == 0:
+        write_status(save_dir, "stopped" if stopped_by else "complete", progress.step, stopped_by)
+        stop.answered()
+    return stopped_by
 
 
 def _train(
@@ -105,9 +166,11 @@ def _train(
     parts: _Parts,
     engines: Engines,
     metrics: MetricsLog,
-    save_dir: Path,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    global_batch: int,
     say: Callable[[str], None],
-) -> None:
+) -> str:
     preparation = Preparation(
         parts.prompts,
         image_sizes(parts.layout, settings),
@@ -116,22 +179,6 @@ def _train(
     )
     collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
     data = parts.data
-    batches = data.training_batches(
-        preparation,
-        collator,
-        micro_batch=settings.batch_size,
-        accumulation=settings.gradient_accumulation_steps,
-        rank=rank,
-    )
-    kept = KeptWeights(
-        save_dir,
-        engines,
-        parts.mllm,
-        parts.tokenizer,
-        parts.modalities,
-        settings,
-        writes=rank.index == 0,
-    )
 
     def score(step: int) -> dict[str, float]:
         if not data.validation_samples:
@@ -140,23 +187,61 @@ def _train(
             preparation, collator, micro_batch=settings.batch_size, rank=rank
         )
         with engines.averaged():
-            scores = validate(engines, loader, settings)
-            kept.offer(step, scores)
-        return scores
+            return validate(engines, loader, settings)
 
+    def state() -> dict[str, Any]:
+        step = progress.step
+        return {
+            "progress": progress.dumps(),
+            "scores": progress.scores if step == progress.scored_at else {},
+            "epoch": step * global_batch / data.units,
+            "samples": step * global_batch,
+            "data": data.state(global_batch, step),
+            "schedule": {"total_steps": total_steps(settings, data.units, rank.world)},
+        }
+
+    def after_step(now: Progress, validated: bool) -> str:
+        return checkpoints.after_step(now.step, validated, state)
+
+    if not progress.step:
+        checkpoints.start(state, say)
+    batches = data.training_batches(
+        preparation,
+        collator,
+        micro_batch=settings.batch_size,
+        accumulation=settings.gradient_accumulation_steps,
+        rank=rank,
+        first_step=progress.step,
+    )
     with closing(batches):
-        last_scores = train(
+        stopped_by = train(
             engines,
             batches,
             settings,
             units=data.units,
             rank=rank,
             flops_per_token=flops_per_token(parts.layout, settings),
-            hooks=LoopHooks(validate=score, log=metrics.write, say=say),
+            hooks=LoopHooks(score, metrics.write, say, after_step),
+            progress=progress,
         )
-    with engines.averaged():
-        final = kept.finish(last_scores)
-    say(f"trained weights: {final}" + (" and best" if data.validation_samples else ""))
+    checkpoints.finish(progress.step, state)
+    return stopped_by
+
+
+def _base_fingerprint(parts: _Parts) -> dict[str, dict[str, str]]:
+    adapter = {n: v for n, v in frozen_fingerprint(parts.mllm).items() if is_of_adapter(n)}
+    return {
+        "language model": language_model_fingerprint(parts.layout),
+        "frozen adapter": adapter,
+        "frozen segmentation side": frozen_fingerprint(parts.segmentation),
+    }
+
+
+def _export(checkpoints: Checkpoints, save_dir: Path, say: Callable[[str], None]) -> None:
+    exported = checkpoints.best_and_last()
+    for kind, reader in exported.items():
+        export_trained(reader, save_dir / kind)
+    say(f"trained weights: {' and '.join(str(save_dir / kind) for kind in exported)}")
 
 
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
@@ -168,39 +253,12 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
         if settings.data
         else _local(settings, prompts, rank, save_dir, say)
     )
-    modalities = data.modalities
-    if settings.init_from:
-        trained = open_trained(Path(settings.init_from))
-        for name in ("encoder_type", "finetune"):
-            theirs, ours = getattr(trained.settings, name), getattr(settings, name)
-            if theirs != ours:
-                raise SettingError(f"--{name} {ours}: the weights in --init_from are of {theirs}")
-        modalities = (*trained.modalities, *(m for m in modalities if m not in trained.modalities))
-        mllm = load_trained_mllm(trained, layout, settings)
-        segmentation = load_trained_segmentation(
-            trained, mllm.hidden_size, settings.decoder_dropout, modalities
-        )
-    else:
-        mllm = build_mllm(layout, settings)
-        segmentation = SegmentationBranch(
-            load_encoder(settings.encoder_type, settings.sam_ckpt),
-            mllm.hidden_size,
-            len(modalities),
-            settings.decoder_dropout,
-        )
-    _freeze(settings, mllm, segmentation)
+    modalities = initial_modalities(settings, data.modalities)
+    mllm = initial_mllm(settings, layout)
+    segmentation = initial_segmentation(settings, mllm.hidden_size, modalities)
     if settings.compile_model:
         compile_regions(mllm, segmentation, names_in(settings.compile_regions))
     return _Parts(layout, tokenizer, prompts, data, modalities, mllm, segmentation)
-
-
-def _freeze(settings: Settings, mllm: Mllm, segmentation: SegmentationBranch) -> None:
-    if settings.freeze_mllm:
-        mllm.requires_grad_(False)
-    if settings.freeze_encoder:
-        segmentation.freeze_encoder()
-    if settings.freeze_decoder:
-        segmentation.freeze_decoder()
 
 
 def _streamed(

@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Job:
-    """One training run of a launch, and optionally what is done to its engines."""
+    """One training run of a launch, and optionally what is done to its engines.
+
+    ``{rank}`` in its arguments and ``save_dir`` becomes the number of each process.
+    """
 
     save_dir: Path
     arguments: list[str]
@@ -26,6 +29,14 @@ class Job:
     """A gradient to make infinite; see ``spoil_gradient`` in run_jobs.py."""
     keep_gradients: bool = False
     """Write the first step's gradients to gradients.safetensors in ``save_dir``."""
+    stop_after: int = 0
+    """Send SIGTERM to rank 0 after so many steps."""
+    check_restored: bool = False
+    """Compare the engines with the checkpoint gone on from; writes ``restored`` in ``save_dir``."""
+    save_by_deepspeed: bool = False
+    """Let DeepSpeed save both engines at the end, to ``deepspeed`` in ``save_dir``."""
+    error_file: Path | None = None
+    """The run must fail; where its message goes."""
 
 
 def launch(program: list[str], processes: int, timeout: int = 300) -> subprocess.CompletedProcess:
@@ -66,6 +77,12 @@ def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
                     "gradients": str(job.save_dir / "gradients.safetensors")
                     if job.keep_gradients
                     else "",
+                    "stop_after": job.stop_after,
+                    "check_restored": str(job.save_dir / "restored") if job.check_restored else "",
+                    "save_by_deepspeed": str(job.save_dir / "deepspeed")
+                    if job.save_by_deepspeed
+                    else "",
+                    "error_file": str(job.error_file or ""),
                 }
                 for job in jobs
             ]

@@ -16,12 +16,11 @@ from prs_med.data.rows import modality_vocabulary, read_records
 from prs_med.data.samples import Preparation, SampleDataset, TrainingSamples
 from prs_med.data.split import split_records
 from prs_med.inputs import image_sizes, prompt_encoder
-from prs_med.model.encoders.registry import load_encoder
+from prs_med.model.initial_weights import initial_mllm, initial_segmentation
 from prs_med.model.llava_layouts import read_layout
-from prs_med.model.mllm import build_mllm, load_tokenizer
+from prs_med.model.mllm import load_tokenizer
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
-from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import parse_training_settings
 from prs_med.train.schedule import learning_rate_factor
 from tests.distributed.launcher import Job, run_jobs
@@ -130,9 +129,8 @@ def reference(small) -> Reference:
     splits = split_records(read_records(settings).records, settings.val_fraction, settings.seed)
     modalities = modality_vocabulary(splits.train)
     transformers.set_seed(settings.seed)
-    mllm = build_mllm(layout, settings)
-    encoder = load_encoder(settings.encoder_type, settings.sam_ckpt)
-    branch = SegmentationBranch(encoder, mllm.hidden_size, len(modalities), 0.0)
+    mllm = initial_mllm(settings, layout)
+    branch = initial_segmentation(settings, mllm.hidden_size, modalities)
     trained = {
         f"{side}.{name}": parameter
         for side, module in (("mllm", mllm), ("segmentation", branch))

@@ -172,7 +172,7 @@ def test_the_run_folder_says_everything(finished) -> None:
     rows = list(map(json.loads, (root / "run" / "metrics.jsonl").read_text().splitlines()))
     expected = """step epoch loss loss_seg loss_txt loss_cls grad_norm grad_norm_mllm
         grad_norm_seg learning_rate skipped_steps
-        samples_per_s tokens_per_s memory_gb"""
+        samples_per_s tokens_per_s memory_gb checkpoint_stall_s"""
     assert set(expected.split()) <= set(rows[0])
     for name in ("best", "final"):
         files = {path.name for path in (root / "run" / name).iterdir()}

@@ -13,6 +13,7 @@ from prs_med.data.dataset.index import OpenedIndex
 from prs_med.data.dataset.row_groups import StoredImage
 from prs_med.data.order import Rank, evaluation_batches
 from prs_med.data.records import DataError
+from prs_med.data.same_sequence import check_same_sequence
 from prs_med.data.stream.read_ahead import ReadAhead
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.data.stream.stream_order import StreamOrder, Unit
@@ -107,13 +108,7 @@ class TrainingStream:
         Raises:
             DataError: the state is one of another sequence, which it names.
         """
-        for name, ours in asdict(self._start).items():
-            theirs = getattr(state, name)
-            if name != "steps" and theirs != ours:
-                raise DataError(
-                    f"the run to go on with read its data with {name} {theirs}, but here it is "
-                    f"{ours}: the sequence of samples would be another"
-                )
+        check_same_sequence(self._start.dumps(), state.dumps())
         return state.steps
 
     def units_of(self, rank: Rank, first_step: int, memory: int) -> Generator[StreamedUnit]:

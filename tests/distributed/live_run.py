@@ -1,0 +1,71 @@
+"""Training runs that are disturbed while they run, started by any launcher as users do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.distributed.launcher import ROOT, free_port
+
+_BIN = Path(sys.executable).parent
+_LAUNCHERS = {
+    "python": [sys.executable],
+    "torchrun": [str(_BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "PORT"],
+    "deepspeed": [
+        *(str(_BIN / "deepspeed"), "--log_level", "error"),
+        *("--num_gpus", "2", "--master_port", "PORT"),
+    ],
+}
+
+
+def start(small, launcher: str, save_dir: Path, *more: str) -> subprocess.Popen[str]:
+    """Start a run, or go on with it."""
+    prefix = [part if part != "PORT" else str(free_port()) for part in _LAUNCHERS[launcher]]
+    return subprocess.Popen(
+        [
+            *(*prefix, "launch/train.py", *small.arguments(), "--save_dir", str(save_dir)),
+            *("--deepspeed", "ds_configs/zero2.json", "--image_size", "64", "--batch_size", "2"),
+            *("--num_workers", "0", "--resume", "auto", *more),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_lines(process: subprocess.Popen[str], save_dir: Path, count: int) -> None:
+    """Until the metrics of the run have so many lines."""
+    deadline = time.monotonic() + 200
+    metrics = save_dir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline, "training does not go on"
+        time.sleep(0.02)
+
+
+def ranks(process: subprocess.Popen[str]) -> list[int]:
+    """Processes below the launcher, or the process itself, that run the training program."""
+    found, todo = [], [process.pid]
+    while todo:
+        parent = todo.pop()
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            todo += map(int, task.read_text().split())
+        command = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+        if b"launch/train.py" in command and not {b"-m", b"--num_gpus", b"--nproc_per_node"} & {
+            *command
+        }:
+            found.append(parent)
+    return found
+
+
+def wait_for_the_end_of(processes: list[int]) -> None:
+    """Until none of them is left."""
+    deadline = time.monotonic() + 100
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < deadline, "a process is left"
+        time.sleep(0.1)

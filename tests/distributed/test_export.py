@@ -1,0 +1,193 @@
+"""Checkpoints of real training runs, of every kind, become the model that was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prs_med.data.rows import read_records
+from prs_med.data.samples import Preparation, SampleDataset
+from prs_med.data.split import split_records
+from prs_med.export.load import load_model
+from prs_med.export.merged_model import export_merged
+from prs_med.export.named_checkpoint import find_checkpoints
+from prs_med.export.trained_folder import export_trained
+from prs_med.model.errors import CheckpointError
+from prs_med.model.objective import loss_terms
+from prs_med.model.prs_med import forward
+from tests.distributed.launcher import ROOT, Job, run_jobs
+from tests.unit.assembled import read_inputs
+
+pytestmark = pytest.mark.distributed
+
+FIRST = {
+    "zero2": (2, []),
+    "zero3": (3, []),
+    "average": (2, ["--ema_decay", "0.5"]),
+    "average_zero3": (3, ["--ema_decay", "0.5"]),
+    "frozen_mllm": (2, ["--freeze_mllm"]),
+    "frozen_encoder": (2, ["--freeze_encoder"]),
+    "frozen_decoder": (2, ["--freeze_decoder"]),
+    "projector": (3, ["--train_projector"]),
+    "full": (3, ["--finetune", "full", "--train_projector"]),
+}
+"""Stage of ZeRO, and further settings."""
+SECOND = {
+    "on_with_frozen_mllm": (3, "zero2", ["--freeze_mllm"]),
+    "on_with_frozen_decoder": (2, "zero2", ["--freeze_decoder"]),
+    "on_with_projector": (2, "projector", []),
+    "on_with_full": (2, "full", ["--train_projector", "false"]),
+}
+"""The same for runs that start from another's ``final``."""
+KINDS = [*FIRST, *SECOND]
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+
+    def job(name: str, stage: int, more: list[str]) -> Job:
+        arguments = [
+            *small.arguments(),
+            *("--deepspeed", f"ds_configs/zero{stage}.json", "--batch_size", "2"),
+            *("--max_steps", "3", "--image_size", "64", "--num_workers", "0"),
+            *("--learning_rate", "1e-3", "--precision", "fp32", "--save_every_steps", "2"),
+        ]
+        return Job(root / name, [*arguments, *more])
+
+    jobs = [job(name, stage, more) for name, (stage, more) in FIRST.items()]
+    jobs += [
+        job(name, stage, ["--init_from", str(root / before / "final"), *more])
+        for name, (stage, before, more) in SECOND.items()
+    ]
+    run_jobs(jobs, 2, root)
+    return root
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{file.relative_to(folder)}/{name}": value
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+def assert_equal_folders(one: Path, other: Path) -> None:
+    expected, found = tensors(one), tensors(other)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    for name in ("model.json", "settings.yaml", "tokenizer/tokenizer.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@torch.no_grad()
+def scores(small, checkpoint: Path) -> dict[str, float]:
+    """Validation losses of the model as inference loads it, one sample at a time."""
+    model = load_model(str(checkpoint))
+    inputs = read_inputs(small, image_size=64)
+    records = split_records(read_records(inputs.settings).records, 0.1, 0).val
+    samples = SampleDataset(records, Preparation(inputs.prompts, inputs.sizes, model.modalities))
+    rows = []
+    for index in range(len(samples)):
+        batch = inputs.collator([samples[index]])
+        terms = loss_terms(forward(model.mllm, model.segmentation, batch), batch, inputs.settings)
+        rows.append([terms.segmentation.item(), terms.text.item(), terms.modality.item()])
+    means = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
+    return dict(zip(("val_loss_seg", "val_loss_txt", "val_loss_cls"), means, strict=True))
+
+
+def last_scores(run: Path) -> dict[str, float]:
+    """What training itself measured after its last step, on its engines."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if "val_loss_seg" in row][-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_checkpoint_is_the_model_that_was_trained(small, runs: Path, kind: str) -> None:
+    """Including what was frozen, and so is in no checkpoint."""
+    expected = last_scores(runs / kind)
+    for name, value in scores(small, runs / kind).items():
+        assert value == pytest.approx(expected[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_checkpoint_gives_final_bit_for_bit(runs: Path, kind: str, tmp_path: Path) -> None:
+    export_trained(find_checkpoints(str(runs / kind)).open(), tmp_path / "again")
+    assert_equal_folders(runs / kind / "final", tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_model_computes_the_same(small, runs: Path, kind: str, tmp_path: Path) -> None:
+    export_merged(runs / kind / "final", tmp_path / "merged", "fp32")
+    expected = last_scores(runs / kind)
+    for name, value in scores(small, tmp_path / "merged").items():
+        # The vocabulary of 512 has one token more now, which takes its share of probability.
+        tolerance = 1e-3 if name == "val_loss_txt" else 1e-4
+        assert value == pytest.approx(expected[name], rel=tolerance), name
+
+
+def program(name: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, f"launch/{name}.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_programs(small, runs: Path, tmp_path: Path) -> None:
+    """Exported in every form, and evaluated from each: the same answers and masks."""
+    run = runs / "zero2"
+    checkpoint = run / "checkpoints" / "step-00000003-01"
+    assert "step        3 of 3" in program("export", "inspect", run)
+    assert program("export", "verify", run, "--all").count("whole") == 2
+    program("export", "trained", run, "--output_dir", tmp_path / "trained")
+    assert_equal_folders(run / "final", tmp_path / "trained")
+    program(
+        *("export", "merged", checkpoint, "--output_dir", tmp_path / "merged", "--dtype", "fp32")
+    )
+    program("export", "export-released", checkpoint, "--output_dir", tmp_path / "released")
+    modalities = json.loads((run / "final" / "model.json").read_text())["modalities"]
+    program(
+        *("export", "import-released", tmp_path / "released", "--vlm_path", small.llava_med),
+        *("--modalities", ",".join(modalities), "--output_dir", tmp_path / "back"),
+    )
+    back = tensors(tmp_path / "back")
+    assert all(torch.equal(back[n], v) for n, v in tensors(run / "final").items())
+    answers = {}
+    for name in ("final", "checkpoint", "run", "merged"):
+        weights = {"final": run / "final", "checkpoint": checkpoint, "run": run}
+        output = tmp_path / f"evaluated_{name}"
+        program(
+            *("eval", "--checkpoint", weights.get(name, tmp_path / name)),
+            *("--data_root", small.data, "--output_dir", output, "--max_new_tokens", 12),
+        )
+        rows = (output / "samples.jsonl").read_text().splitlines()
+        answers[name] = [json.loads(row) for row in rows]
+    assert answers["checkpoint"] == answers["run"] == answers["final"]
+    for ours, merged in zip(answers["final"], answers["merged"], strict=True):
+        assert merged["predicted_answer"] == ours["predicted_answer"]
+        # Pixels whose logits are nearly zero may change sides.
+        assert merged["dice"] == pytest.approx(ours["dice"], abs=5e-3)
+
+
+def test_frozen_weights_that_changed_are_refused(small, runs: Path, tmp_path: Path) -> None:
+    from prs_med.model.tiny_encoders import write_tinysam
+
+    write_tinysam(tmp_path / "other.pth", seed=8)
+    reader = find_checkpoints(str(runs / "frozen_encoder")).open()
+    with pytest.raises(CheckpointError, match=r"another frozen segmentation side: .* tensors"):
+        export_trained(reader, tmp_path / "out", sam_ckpt=str(tmp_path / "other.pth"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,164 @@
+"""What a run may go on from: damaged checkpoints are passed over, those of another run refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prs_med.checkpoint.directory_place import DirectoryPlace
+from prs_med.checkpoint.manifest import CheckpointName
+from prs_med.checkpoint.ownership import claim
+from prs_med.data.phantoms import phantom_texts
+from prs_med.model.tiny_llava import write_llava_med
+from tests.distributed.launcher import Job, run_jobs
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 4
+STOPPED_AT = 3
+
+
+def newest(run: Path) -> Path:
+    place = DirectoryPlace(run / "checkpoints")
+    return Path(place.where(place.checkpoints()[-1]))
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_newest(run: Path) -> None:
+    flip_a_bit(sorted(newest(run).glob("segmentation-*"))[-1])
+
+
+def damage_manifest(run: Path) -> None:
+    flip_a_bit(newest(run) / "manifest.json")
+
+
+def truncate_newest(run: Path) -> None:
+    path = sorted(newest(run).glob("mllm-*"))[0]
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def damage_all(run: Path) -> None:
+    for shard in (run / "checkpoints").glob("*/mllm-00001-*"):
+        flip_a_bit(shard)
+
+
+def nothing(run: Path) -> None:
+    """Leave it as it is."""
+
+
+FALLBACKS: dict[str, Callable[[Path], None]] = {
+    "damaged_shard": damage_newest,
+    "damaged_manifest": damage_manifest,
+    "truncated_shard": truncate_newest,
+}
+REFUSALS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
+    "all_damaged": (damage_all, [], "CheckpointError: none of the 3 checkpoints can be used"),
+    "named_and_damaged": (damage_newest, ["--resume", "NEWEST"], "CheckpointError: NEWEST: segm"),
+    "no_checkpoint": (nothing, ["--resume", "runs/best"], "SettingError: runs/best: not the name"),
+    "other_base": (nothing, ["--vlm_path", "OTHER"], "was trained on another language model"),
+    "other_rank": (nothing, ["--lora_rank", "4"], "has the shape"),
+    "more_trained": (nothing, ["--train_projector"], "does not hold"),
+    "less_trained": (nothing, ["--freeze_encoder"], "was trained on another frozen segmentation"),
+    "other_seed": (
+        nothing,
+        ["--seed", "7"],
+        "DataError: the run to go on with has another --seed: 0",
+    ),
+    "other_batch": (nothing, ["--batch_size", "3"], "x processes): 4 there, 6 here"),
+    "other_rows": (nothing, ["--tasks", "phantom_mri"], "has another set of rows"),
+}
+"""What is done to the run, settings that follow, and what the message says."""
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("refusals")
+    plain = [
+        *small.arguments(),
+        *("--deepspeed", "ds_configs/zero2.json", "--batch_size", "2", "--image_size", "64"),
+        *("--max_steps", str(STEPS), "--log_every", "1", "--num_workers", "0"),
+        *("--save_every_steps", "1", "--keep_last", "3"),
+    ]
+    wanted = [*plain, "--resume", "auto"]
+    run_jobs(
+        [
+            Job(root / "whole", wanted),
+            Job(root / "stopped", wanted, stop_after=STOPPED_AT),
+        ],
+        2,
+        root,
+    )
+    jobs = []
+    for name, damage in FALLBACKS.items():
+        shutil.copytree(root / "stopped", root / name)
+        damage(root / name)
+        jobs.append(Job(root / name, wanted))
+    other = root / "other"
+    write_llava_med(other, phantom_texts(small.data), seed=77)
+    for name, (damage, more, _) in REFUSALS.items():
+        shutil.copytree(root / "stopped", root / name)
+        damage(root / name)
+        more = [
+            text.replace("OTHER", str(other)).replace("NEWEST", str(newest(root / name)))
+            for text in more
+        ]
+        jobs.append(Job(root / name, [*wanted, *more], error_file=root / f"{name}.txt"))
+    unshared = root / "unshared_{rank}"
+    jobs.append(Job(unshared, wanted, error_file=root / "unshared.txt"))
+    for name in ("unasked", "in_use"):
+        shutil.copytree(root / "stopped", root / name)
+    jobs.append(Job(root / "unasked", plain, error_file=root / "unasked.txt"))
+    jobs.append(Job(root / "in_use", wanted, error_file=root / "in_use.txt"))
+    held = claim(DirectoryPlace(root / "in_use" / "checkpoints").store, "a1b2", 1, print)
+    try:
+        run_jobs(jobs, 2, root)
+    finally:
+        held.release()
+    return root
+
+
+def losses(run: Path) -> list[tuple[float, float]]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
+
+
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_a_damaged_checkpoint_is_passed_over(runs: Path, name: str) -> None:
+    assert losses(runs / name) == losses(runs / "whole")
+    names = DirectoryPlace(runs / name / "checkpoints").checkpoints()
+    assert names[-2:] == [CheckpointName(2, STOPPED_AT), CheckpointName(2, STEPS)]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_be_gone_on_from_is_refused_and_stays(runs: Path, name: str) -> None:
+    said = (runs / f"{name}.txt").read_text()
+    assert REFUSALS[name][2].replace("NEWEST", str(newest(runs / name))) in said
+    assert losses(runs / name) == losses(runs / "stopped")
+    names = DirectoryPlace(runs / name / "checkpoints").checkpoints()
+    assert names == DirectoryPlace(runs / "stopped" / "checkpoints").checkpoints()
+
+
+def test_a_run_is_not_gone_on_with_unasked(runs: Path) -> None:
+    said = (runs / "unasked.txt").read_text()
+    assert said.startswith(f"SettingError: {runs / 'unasked' / 'checkpoints'} already holds a run")
+    assert losses(runs / "unasked") == losses(runs / "stopped")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(runs: Path) -> None:
+    said = (runs / "in_use.txt").read_text()
+    assert "is saving there; give this run another folder" in said
+    assert losses(runs / "in_use") == losses(runs / "stopped")
+
+
+def test_folders_that_are_not_shared_are_noticed(runs: Path) -> None:
+    said = (runs / "unshared.txt").read_text()
+    assert "is not the same folder on all machines" in said

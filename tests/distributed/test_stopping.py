@@ -1,0 +1,62 @@
+"""Asked to end, a run finishes its step, saves and says so, whatever started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prs_med.checkpoint.directory_place import DirectoryPlace
+from tests.distributed.live_run import ranks, start, wait_for_lines, wait_for_the_end_of
+
+pytestmark = pytest.mark.distributed
+
+GO_ON_LATER = 75
+
+
+def signal_one(process: subprocess.Popen[str], save_dir: Path, number: signal.Signals) -> None:
+    os.kill(ranks(process)[-1], number)
+
+
+ASKED_BY: dict[str, tuple[str, Callable[[subprocess.Popen[str], Path], None]]] = {
+    "python-SIGTERM": ("SIGTERM", lambda p, d: p.send_signal(signal.SIGTERM)),
+    "python-SIGUSR1": ("SIGUSR1", lambda p, d: p.send_signal(signal.SIGUSR1)),
+    "torchrun-SIGUSR1": ("SIGUSR1", lambda p, d: signal_one(p, d, signal.SIGUSR1)),
+    "deepspeed-SIGTERM": ("SIGTERM", lambda p, d: signal_one(p, d, signal.SIGTERM)),
+    "deepspeed-file": ("STOP", lambda p, d: (d / "STOP").touch()),
+    "deepspeed-killed": ("the end of its launcher", lambda p, d: kill_launcher(p)),
+}
+
+
+def kill_launcher(process: subprocess.Popen[str]) -> None:
+    """The launcher of this machine dies at once; its processes stay."""
+    (parent,) = {Path(f"/proc/{rank}/stat").read_text().split()[3] for rank in ranks(process)}
+    os.kill(int(parent), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("case", ASKED_BY)
+def test_it_saves_and_can_go_on(small, tmp_path: Path, case: str) -> None:
+    launcher = case.partition("-")[0]
+    process = start(small, launcher, tmp_path, "--max_steps", "100000")
+    try:
+        wait_for_lines(process, tmp_path, 1)
+        left = ranks(process)
+        reason, ask = ASKED_BY[case]
+        ask(process, tmp_path)
+        output, _ = process.communicate(timeout=200)
+        # Processes whose launcher died end after it.
+        wait_for_the_end_of(left)
+    finally:
+        process.kill()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "stopped", output[-3000:]
+    assert status["reason"].endswith(reason)
+    assert DirectoryPlace(tmp_path / "checkpoints").checkpoints()[-1].step == status["step"]
+    assert not (tmp_path / "STOP").exists()
+    if launcher == "python":
+        assert process.returncode == GO_ON_LATER

@@ -1,0 +1,73 @@
+"""A run that keeps its checkpoints on S3 goes on from there when its machines are gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prs_med.checkpoint.open_place import open_place
+from prs_med.checkpoint.reader import CheckpointReader
+from tests.distributed.launcher import Job, run_jobs
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 4
+STOPPED_AT = 2
+
+
+def losses(run: Path) -> list[tuple[float, float]]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
+
+
+def test_runs_go_on_from_their_copies(small, bucket: str, tmp_path: Path) -> None:
+    wanted = [
+        *small.arguments(),
+        *("--deepspeed", "ds_configs/zero2.json", "--batch_size", "2", "--image_size", "64"),
+        *("--max_steps", str(STEPS), "--log_every", "1", "--num_workers", "0"),
+        *("--resume", "auto"),
+    ]
+    copied, direct = f"s3://{bucket}/copied", f"s3://{bucket}/direct"
+    to_copy = [*wanted, "--checkpoint_uri", copied]
+    to_s3 = [*wanted, "--checkpoint_uri", direct]
+    # A folder that each process has for itself holds no checkpoints: they go to S3 at once.
+    own = tmp_path / "own_{rank}"
+    run_jobs(
+        [
+            Job(tmp_path / "whole", wanted),
+            Job(tmp_path / "first", to_copy, stop_after=STOPPED_AT),
+            Job(own, to_s3, stop_after=STOPPED_AT),
+        ],
+        2,
+        tmp_path,
+    )
+    assert [name.step for name in open_place(copied).checkpoints()][-1] == STOPPED_AT
+    assert [name.step for name in open_place(direct).checkpoints()][-1] == STOPPED_AT
+    named = f"{copied}/manifests/{open_place(copied).checkpoints()[-1]}.json"
+    for folder in ("first", "own_0", "own_1"):
+        shutil.rmtree(tmp_path / folder)
+
+    run_jobs(
+        [
+            Job(tmp_path / "named", [*wanted, "--resume", named]),
+            Job(tmp_path / "elsewhere", to_copy),
+            Job(own, to_s3),
+        ],
+        2,
+        tmp_path,
+    )
+    expected = losses(tmp_path / "whole")
+    for run in ("named", "elsewhere", "own_0"):
+        assert losses(tmp_path / run) == expected
+    for uri in (copied, direct):
+        place = open_place(uri)
+        names = place.checkpoints()
+        assert (names[-1].attempt, names[-1].step) == (2, STEPS)
+        for name in names:
+            CheckpointReader(place, name).verify()
+    assert not (tmp_path / "own_1" / "checkpoints").is_dir() or not list(
+        (tmp_path / "own_1" / "checkpoints").glob("step-*")
+    )
