@@ -45,8 +45,14 @@ class Mirror:
         *,
         may_commit: Callable[[], None] = lambda: None,
         committed: Callable[[], None] = lambda: None,
+        clear_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """``may_commit`` and ``committed`` as in :class:`prs_med.checkpoint.saver.Saver`."""
+        """
+        Args:
+            may_commit: called on process 0 before a manifest is written; raises if it must not be.
+            committed: called on process 0 after a copy is complete.
+            clear_up: called on process 0 before the first copy.
+        """
         self._local = local
         self._remote = remote
         self._rank = rank
@@ -54,6 +60,7 @@ class Mirror:
         self._attempt = attempt
         self._may_commit = may_commit
         self._committed = committed
+        self._clear_up = clear_up
         self._tasks = 0
         self._last_task = b""
         self._closing = threading.Event()
@@ -73,6 +80,8 @@ class Mirror:
 
     def _work(self) -> None:
         pause = _PAUSE_SECONDS
+        if self._rank == 0:
+            self._clear_up()
         while not self._closing.is_set():
             try:
                 if self._rank == 0:

@@ -71,8 +71,10 @@ class Pruner:
                 # The others are tried: a damaged one stands in the way of all until it is gone.
                 _logger.warning("an old checkpoint was not removed: %s", error)
 
-    def sweep(self) -> None:
-        """Remove leftovers of crashes. Failures are logged."""
+    def clear_up(self) -> None:
+        """At the start of a run: remove what earlier ones would have removed if they had not been
+        killed. Failures are logged."""
+        self.prune()
         try:
             self._place.sweep(SWEEP_SECONDS)
         except (OSError, BrokenCheckpointError) as error:

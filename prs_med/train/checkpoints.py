@@ -135,13 +135,13 @@ class Checkpoints:
         self._save(0, state())
         self._raise_unless_saved()
         if self._rank.index == 0:
-            self._pruner.sweep()
+            self._pruner.clear_up()
 
     def restored(self, step: int) -> None:
         """Take note that training goes on from a checkpoint of this step."""
         self._last = CheckpointName(self._places.attempt.number, step)
         if self._rank.index == 0:
-            self._pruner.sweep()
+            self._pruner.clear_up()
 
     def after_step(self, step: int, validated: bool, state: Callable[[], dict[str, Any]]) -> str:
         """Save if it is time; what asks training to end now, else nothing.
@@ -284,4 +284,5 @@ class Checkpoints:
             places.attempt.number,
             may_commit=places.check,
             committed=remote_pruner.prune,
+            clear_up=remote_pruner.clear_up,
         )

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class CrashPoints:
             if self.counts[point] == crash.call:
                 others = [process for process in self.peers if process != os.getpid()]
                 for process in [*(others if crash.everybody else ()), os.getpid()]:
-                    os.kill(process, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
 
     def _wrap_everything(self) -> None:
         self._wrap(Part, "snapshot", "snapshot")

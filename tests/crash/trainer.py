@@ -92,7 +92,7 @@ class _Run:
         self._resume()
         if plan.rank == 0:
             for place in self._places:
-                Pruner(place, RETENTION).sweep()
+                Pruner(place, RETENTION).clear_up()
         for step in range(self._part.step + 1, plan.steps + 1):
             self._part.advance()
             self._lockstep.exchange(step)

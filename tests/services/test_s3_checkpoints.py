@@ -145,7 +145,7 @@ def test_files_of_no_checkpoint_go_only_when_they_are_old(server: Server) -> Non
     orphan = f"files/{hashlib.sha256(b'others').hexdigest()}"
     staged = places[0].begin(name(3)) / "file"
     staged.write_bytes(b"left by a crash")
-    Pruner(places[0], KEEP_TWO).sweep()
+    Pruner(places[0], KEEP_TWO).clear_up()
     assert {orphan, f"reports/{name(2)}/00001.json"} <= set(server.keys())
     assert staged.exists()
     places[0].sweep(0)
@@ -230,7 +230,7 @@ def test_a_bucket_that_refuses_deletes_leaves_saving_going(
     for step in range(1, 5):
         assert not save(places, parts(step), name(step)).error
         pruner.prune()
-    pruner.sweep()
+    pruner.clear_up()
     assert "an old checkpoint was not removed" in caplog.text
     check_saved(places[0], [1, 2, 3, 4])
     server.proxy.faults = lambda request: None
@@ -265,8 +265,7 @@ def test_nothing_is_removed_when_the_list_or_a_manifest_cannot_be_read(
         server.proxy.faults = lambda request, denied=denied: (
             DENIED if request.method == "GET" and request.path.endswith(denied) else None
         )
-        Pruner(places[0], KEEP_TWO).prune()
-        Pruner(places[0], KEEP_TWO).sweep()
+        Pruner(places[0], KEEP_TWO).clear_up()
         assert len(said(caplog)) == 2
         assert server.keys() == before
     server.proxy.faults = lambda request: None

@@ -174,7 +174,7 @@ def test_only_old_leftovers_are_swept(tmp_path: Path, caplog: pytest.LogCaptureF
                  *tmp_path.rglob(".unfinished-old")]:  # fmt: skip
         os.utime(path, (long_ago, long_ago))
     # One late file shows that a draft is still written to.
-    Pruner(place, KEEP_TWO).sweep()
+    Pruner(place, KEEP_TWO).clear_up()
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")
                   if not p.is_dir() and "step-00000001-01/" not in p.as_posix()) == [
         f".draft-{new}/.report-00000", f".draft-{new}/shard", ".unfinished-new",
@@ -191,5 +191,13 @@ def test_a_draft_that_is_still_written_to_is_not_swept(tmp_path: Path) -> None:
     long_ago = time.time() - 2 * SWEEP_SECONDS
     for path in (draft / "first", draft):
         os.utime(path, (long_ago, long_ago))
-    Pruner(place, KEEP_TWO).sweep()
+    Pruner(place, KEEP_TWO).clear_up()
     assert (draft / "first").exists()
+
+
+def test_what_a_killed_run_did_not_remove_goes_at_the_next_start(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    for step in range(4):
+        write(place, step)
+    Pruner(place, KEEP_TWO).clear_up()
+    assert steps(place) == [2, 3]
