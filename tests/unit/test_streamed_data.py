@@ -232,15 +232,14 @@ def test_the_state_is_small_and_refuses_another_sequence(dataset: Path, tmp_path
     stream = stream_of(dataset, 12, 8, "question")
     state = stream.state(10**9)
     assert len(json.dumps(state.dumps())) < 300
-    for change in (
-        {"seed": 2},
-        {"global_batch": 24},
-        {"shuffle_window": 9},
-        {"unit": "image"},
-        {"dataset": "0" * 64},
+    for change, named in (
+        ({"seed": 2}, "--seed: 2 there, 1 here"),
+        ({"global_batch": 24}, "--batch_size .* 24 there, 12 here"),
+        ({"shuffle_window": 9}, "--shuffle_window: 9 there, 8 here"),
+        ({"unit": "image"}, "--batch_by_image.*: image there, question here"),
+        ({"dataset": "0" * 64}, "--data.*: 0000"),
     ):
-        (name,) = change
-        with pytest.raises(DataError, match=name):
+        with pytest.raises(DataError, match=named):
             stream.steps_of(replace(state, **change))
     with pytest.raises(DataError, match="not the state"):
         StreamState.parse({"seed": 1})
