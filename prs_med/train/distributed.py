@@ -13,12 +13,15 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from prs_med.data.order import Rank
+from prs_med.train.srun import launched_by_srun
 
 T = TypeVar("T")
 
 
 def start() -> Rank:
     """Join the processes that the launcher started; without a launcher, be the only one."""
+    for name, value in launched_by_srun(os.environ, torch.cuda.device_count()).items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     os.environ.setdefault("LOCAL_RANK", "0")

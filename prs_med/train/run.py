@@ -156,7 +156,7 @@ def _run(
         distributed.once(lambda: _export(checkpoints, save_dir, say))
     if rank.index == 0:
         write_status(save_dir, "stopped" if stopped_by else "complete", progress.step, stopped_by)
-        stop.answered()
+    stop.answered(stopped=bool(stopped_by))
     return stopped_by
 
 

@@ -26,6 +26,8 @@ class StopRequests:
         self._file = folder / STOP_FILE
         self._launcher = os.getppid()
         self._signal = ""
+        self.stopped = False
+        """Whether the run has done what it was asked."""
 
     def reason(self) -> str:
         """Who asked; empty if nobody did."""
@@ -35,9 +37,14 @@ class StopRequests:
             return "the end of its launcher"
         return str(self._file) if self._file.exists() else ""
 
-    def answered(self) -> None:
-        """Remove the file, so that the next start is not asked to end at once."""
+    def answered(self, stopped: bool) -> None:
+        """Remove the file, so that the next start is not asked to end at once.
+
+        Args:
+            stopped: the run has saved and ends early; it takes no signals any more.
+        """
         self._file.unlink(missing_ok=True)
+        self.stopped = stopped
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: saving here could meet anything half done."""
@@ -46,11 +53,16 @@ class StopRequests:
 
 @contextmanager
 def watch_for_stop(folder: Path) -> Iterator[StopRequests]:
-    """Take note of signals while in this context, which must be in the main thread."""
+    """Take note of signals while in this context, which must be in the main thread.
+
+    After a run that was stopped they are ignored. The first process to exit with the status of a
+    saved run makes ``srun --kill-on-bad-exit`` send SIGTERM to the others: one that died of it
+    while Python shuts down would hide that status.
+    """
     requests = StopRequests(folder)
     before = {number: signal.signal(number, requests.note) for number in _WATCHED}
     try:
         yield requests
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if requests.stopped else handler)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from prs_med.checkpoint.directory_place import DirectoryPlace
 from tests.distributed.launcher import ROOT, free_port
+
+GO_ON_LATER = 75
+"""Exit status of a run that was asked to end."""
 
 _BIN = Path(sys.executable).parent
 _LAUNCHERS = {
@@ -21,15 +26,20 @@ _LAUNCHERS = {
 }
 
 
+def program(small, save_dir: Path, *more: str) -> list[str]:
+    """The training program with its arguments, for any launcher."""
+    return [
+        *("launch/train.py", *small.arguments(), "--save_dir", str(save_dir)),
+        *("--deepspeed", "ds_configs/zero2.json", "--image_size", "64", "--batch_size", "2"),
+        *("--num_workers", "0", "--resume", "auto", *more),
+    ]
+
+
 def start(small, launcher: str, save_dir: Path, *more: str) -> subprocess.Popen[str]:
     """Start a run, or go on with it."""
     prefix = [part if part != "PORT" else str(free_port()) for part in _LAUNCHERS[launcher]]
     return subprocess.Popen(
-        [
-            *(*prefix, "launch/train.py", *small.arguments(), "--save_dir", str(save_dir)),
-            *("--deepspeed", "ds_configs/zero2.json", "--image_size", "64", "--batch_size", "2"),
-            *("--num_workers", "0", "--resume", "auto", *more),
-        ],
+        [*prefix, *program(small, save_dir, *more)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -38,11 +48,16 @@ def start(small, launcher: str, save_dir: Path, *more: str) -> subprocess.Popen[
     )
 
 
+def lines(save_dir: Path) -> int:
+    """How many lines the metrics of a run have."""
+    metrics = save_dir / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
 def wait_for_lines(process: subprocess.Popen[str], save_dir: Path, count: int) -> None:
     """Until the metrics of the run have so many lines."""
     deadline = time.monotonic() + 200
-    metrics = save_dir / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
+    while lines(save_dir) < count:
         assert process.poll() is None, process.stdout.read()[-3000:]
         assert time.monotonic() < deadline, "training does not go on"
         time.sleep(0.02)
@@ -69,3 +84,11 @@ def wait_for_the_end_of(processes: list[int]) -> None:
     while any(Path(f"/proc/{process}").exists() for process in processes):
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.1)
+
+
+def assert_saved(save_dir: Path, asked_by: str, output: str) -> None:
+    """Make sure that a run says who asked it to end, and has a checkpoint of its last step."""
+    status = json.loads((save_dir / "status.json").read_text())
+    assert status["state"] == "stopped", output[-3000:]
+    assert status["reason"].endswith(asked_by)
+    assert DirectoryPlace(save_dir / "checkpoints").checkpoints()[-1].step == status["step"]

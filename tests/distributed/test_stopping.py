@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from prs_med.checkpoint.directory_place import DirectoryPlace
-from tests.distributed.live_run import ranks, start, wait_for_lines, wait_for_the_end_of
+from tests.distributed.live_run import (
+    GO_ON_LATER,
+    assert_saved,
+    ranks,
+    start,
+    wait_for_lines,
+    wait_for_the_end_of,
+)
 
 pytestmark = pytest.mark.distributed
-
-GO_ON_LATER = 75
 
 
 def signal_one(process: subprocess.Popen[str], save_dir: Path, number: signal.Signals) -> None:
@@ -53,10 +56,7 @@ def test_it_saves_and_can_go_on(small, tmp_path: Path, case: str) -> None:
         wait_for_the_end_of(left)
     finally:
         process.kill()
-    status = json.loads((tmp_path / "status.json").read_text())
-    assert status["state"] == "stopped", output[-3000:]
-    assert status["reason"].endswith(reason)
-    assert DirectoryPlace(tmp_path / "checkpoints").checkpoints()[-1].step == status["step"]
+    assert_saved(tmp_path, reason, output)
     assert not (tmp_path / "STOP").exists()
     if launcher == "python":
         assert process.returncode == GO_ON_LATER

@@ -17,7 +17,6 @@ import subprocess
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +26,8 @@ from urllib.request import ProxyHandler, build_opener
 import boto3
 import botocore.session
 from botocore.config import Config
+
+from tests.services.packages import Installed, install
 
 PACKAGES = ("ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "ceph-common")
 PROGRAMS = (
@@ -87,54 +88,9 @@ class CephError(RuntimeError):
     """Ceph did not start; the message ends with the tail of its logs."""
 
 
-@dataclass(frozen=True)
-class Installed:
-    """Whether Ceph's programs are there, and if not, why. True in a condition when they are."""
-
-    done: bool
-    reason: str = ""
-
-    def __bool__(self) -> bool:
-        return self.done
-
-
-def missing_programs() -> list[str]:
-    """Programs of Ceph that are not on the PATH."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
-
-
 def install_ceph() -> Installed:
-    """Install Ceph with apt-get where its programs are missing and that is allowed."""
-    if not missing_programs():
-        return Installed(True)
-    if shutil.which("apt-get") is None:
-        return Installed(False, f"no {', '.join(missing_programs())} and no apt-get to install it")
-    as_root: list[str] = []
-    if os.geteuid() != 0:
-        as_root = ["sudo", "-n"]
-        if shutil.which("sudo") is None or _failure([*as_root, "true"], 10):
-            return Installed(False, f"{', '.join(PACKAGES)}: installing them needs root")
-    apt = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
-    apt += ["-o", "DPkg::Lock::Timeout=120", "-q"]
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        if failure := _failure([*apt, *command], 600):
-            return Installed(False, f"apt-get {command[0]}: {failure}")
-    if missing := missing_programs():
-        return Installed(False, f"the packages came without {', '.join(missing)}")
-    return Installed(True)
-
-
-def _failure(command: list[str], timeout_s: float) -> str:
-    """The last lines of a command that failed; empty when it did not."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return ""
-    return "\n".join((done.stdout + done.stderr).splitlines()[-5:]) or f"exit {done.returncode}"
+    """Install Ceph where its programs are missing and that is allowed."""
+    return install(PACKAGES, PROGRAMS)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Services that the tests in this folder share: real S3, S3 with faults, and a stand-in for S3."""
+"""Services that the tests in this folder share: S3 as it is, with faults, and simulated; Slurm."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from prs_med.storage import retry
 from tests.services.ceph import CephGateway, install_ceph
 from tests.services.fault_proxy import FaultProxy
 from tests.services.s3_places import Server, direct_client
+from tests.services.slurm import SlurmCluster, install_slurm
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -33,6 +34,16 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephGateway]:
         unavailable(f"Ceph is not installed: {installed.reason}")
     with CephGateway(tmp_path_factory.mktemp("ceph")) as gateway:
         yield gateway
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A real Slurm cluster of two nodes for the whole session."""
+    installed = install_slurm()
+    if not installed:
+        unavailable(f"Slurm is not installed: {installed.reason}")
+    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
 
 
 @pytest.fixture
