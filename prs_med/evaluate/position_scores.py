@@ -1,0 +1,148 @@
+"""Whether an answer names the right place, and whether the mask lies where the answer says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from prs_med.data.answer_position import ParsedPosition, parse_position, parse_positions
+from prs_med.data.position import ZONES, position_of
+
+NO_ZONE = "none"
+"""The column of answers that name no zone, or more than one for the same finding."""
+
+
+@dataclass(frozen=True)
+class PositionScores:
+    """What is right about the places in one answer. None: there is nothing to compare with."""
+
+    true_zones: tuple[str, ...]
+    """Zones of the findings, in order, that the reference answer names; else that of the true mask;
+    empty where there is neither."""
+    answered_zones: tuple[str | None, ...]
+    """Zones of the findings that the generated answer names, in order; None for a finding without a
+    clear one. An answer that names no zone at all has none."""
+    mask_zone: str | None
+    """Zone of the predicted mask; None where it is empty."""
+    zone_correct: bool | None
+    """Whether the answer names the true zone and no other; of several findings, all of them in the
+    same order."""
+    near_center_correct: bool | None
+    """Whether the answer is right about the nearness to the centre, said or implied; an answer that
+    says nothing of it is wrong. Judged where there is one finding."""
+    answer_agrees_with_mask: bool | None
+    """Whether the zone of the answer is that of the predicted mask. Judged where the answer names
+    one zone and the predicted mask is not empty, whatever the truth."""
+
+    @property
+    def pair(self) -> tuple[str, str | None] | None:
+        """True and answered zone, for :class:`ConfusionMatrix`; None without one single true
+        zone."""
+        if len(self.true_zones) != 1:
+            return None
+        answered = self.answered_zones[0] if len(self.answered_zones) == 1 else None
+        return self.true_zones[0], answered
+
+
+def position_scores(
+    answer: str, reference: str, truth: np.ndarray, predicted: np.ndarray
+) -> PositionScores:
+    """Score the places that an answer names.
+
+    Args:
+        answer: the generated answer.
+        reference: the reference answer.
+        truth: (H, W) bool, the true mask.
+        predicted: (H, W) bool, the predicted mask.
+
+    Raises:
+        ValueError: a mask is not two-dimensional.
+    """
+    true_position = position_of(truth) if truth.any() else None
+    mask_zone = position_of(predicted).zone if predicted.any() else None
+    said = parse_position(answer)
+    true_zones = _true_zones(reference, true_position.zone if true_position else None)
+    answered_zones: tuple[str | None, ...]
+    if len(true_zones) > 1:
+        answered_zones = tuple(finding.zone for finding in parse_positions(answer))
+        zone_correct: bool | None = answered_zones == true_zones
+    else:
+        # Of one structure, an answer that names two zones is unclear, not about two findings.
+        answered_zones = (said.zone,) if said.zone else ()
+        zone_correct = said.zone == true_zones[0] if true_zones else None
+    true_nearness = None
+    if len(true_zones) == 1:
+        true_nearness = parse_position(reference).near_center
+        if true_nearness is None and true_position:
+            true_nearness = true_position.near_center
+    return PositionScores(
+        true_zones=true_zones,
+        answered_zones=answered_zones,
+        mask_zone=mask_zone,
+        zone_correct=zone_correct,
+        near_center_correct=None if true_nearness is None else said.near_center == true_nearness,
+        answer_agrees_with_mask=_agreement(said, mask_zone),
+    )
+
+
+def _true_zones(reference: str, zone_of_mask: str | None) -> tuple[str, ...]:
+    findings = [finding.zone for finding in parse_positions(reference)]
+    zones = tuple(zone for zone in findings if zone is not None)
+    if len(zones) > 1 and len(zones) == len(findings):
+        return zones
+    zone = parse_position(reference).zone or zone_of_mask
+    return (zone,) if zone else ()
+
+
+def _agreement(said: ParsedPosition, mask_zone: str | None) -> bool | None:
+    return None if said.zone is None or mask_zone is None else said.zone == mask_zone
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """How often which zone was answered where which is true; of processes, to be added up."""
+
+    counts: np.ndarray
+    """(5, 6) int64: a row for each true zone and a column for each answered one, in the order of
+    `prs_med.data.position.ZONES`; the last column is `NO_ZONE`."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str | None]]) -> ConfusionMatrix:
+        """Count pairs of true and answered zone, as `PositionScores.pair` gives them.
+
+        Raises:
+            ValueError: a zone is none of `ZONES`.
+        """
+        counts = np.zeros((len(ZONES), len(ZONES) + 1), dtype=np.int64)
+        for true, answered in pairs:
+            if true not in ZONES or answered not in (*ZONES, None):
+                raise ValueError(f"unknown zone in {true!r} answered by {answered!r}")
+            column = len(ZONES) if answered is None else ZONES.index(answered)
+            counts[ZONES.index(true), column] += 1
+        return cls(counts)
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Counts of both parts."""
+        return ConfusionMatrix(self.counts + other.counts)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows, the true zones."""
+        return ZONES
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, the answered zones and `NO_ZONE`."""
+        return (*ZONES, NO_ZONE)
+
+    @property
+    def total(self) -> int:
+        """How many pairs were counted."""
+        return int(self.counts.sum())
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the pairs in which the zones are the same; None where there is no pair."""
+        return float(np.trace(self.counts)) / self.total if self.total else None
