@@ -15,7 +15,12 @@ from prs_med.model.encoders.files import load_strictly
 from prs_med.model.encoders.registry import build_encoder
 from prs_med.model.errors import CheckpointError
 from prs_med.model.fingerprint import check_same, frozen_fingerprint, language_model_fingerprint
-from prs_med.model.initial_weights import initial_mllm, initial_segmentation, new_segmentation
+from prs_med.model.initial_weights import (
+    frozen_mllm_fingerprint,
+    initial_mllm,
+    initial_segmentation,
+    new_segmentation,
+)
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, add_lora, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
@@ -23,6 +28,7 @@ from prs_med.model.trained_weights import save_trained
 
 _ENCODER = "image_encoder."
 _FROZEN = "frozen segmentation side"
+_FROZEN_MLLM = "frozen adapter"
 
 
 def export_trained(reader: CheckpointReader, folder: Path, **moved: str | None) -> None:
@@ -49,7 +55,7 @@ def export_trained(reader: CheckpointReader, folder: Path, **moved: str | None) 
     stored = read_stored_weights(reader, average=settings.ema_decay > 0)
     save_trained(
         folder,
-        _mllm(layout, settings, stored.mllm),
+        _mllm(reader, layout, settings, stored.mllm),
         stored.mllm,
         _segmentation(reader, settings, layout, modalities, stored.segmentation).state_dict(),
         load_tokenizer(layout),
@@ -72,13 +78,17 @@ def settings_of(reader: CheckpointReader, **moved: str | None) -> Settings:
         raise CheckpointError(f"{reader.where}: its settings cannot be used ({error})") from None
 
 
-def _mllm(layout: LlavaLayout, settings: Settings, weights: dict[str, Tensor]) -> Mllm:
+def _mllm(
+    reader: CheckpointReader, layout: LlavaLayout, settings: Settings, weights: dict[str, Tensor]
+) -> Mllm:
     """The language model for its description; with all weights where all are written."""
     if settings.finetune == "lora":
         with torch.device("meta"):
             empty = LlavaForConditionalGeneration(layout.config)
         return Mllm(add_lora(empty, settings), layout)
     mllm = initial_mllm(settings, layout)
+    expected = reader.manifest.state["base"][_FROZEN_MLLM]
+    check_same(_FROZEN_MLLM, frozen_mllm_fingerprint(mllm, settings), expected, reader.where)
     for name, parameter in mllm.named_parameters():
         weights.setdefault(name, parameter.detach())
         weights[name] = weights[name].to(parameter.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prs_med.config import SettingError, Settings
 from prs_med.model.encoders.registry import load_encoder
+from prs_med.model.fingerprint import frozen_fingerprint
 from prs_med.model.llava_layouts import LlavaLayout
 from prs_med.model.mllm import Mllm, build_mllm
 from prs_med.model.segmentation import SegmentationBranch
@@ -93,11 +94,18 @@ def frozen_adapter(mllm: Mllm) -> dict[str, Tensor]:
     return {
         name: parameter.detach().to("cpu", torch.float32, copy=True)
         for name, parameter in mllm.named_parameters()
-        if is_of_adapter(name) and not parameter.requires_grad
+        if _is_of_adapter(name) and not parameter.requires_grad
     }
 
 
-def is_of_adapter(name: str) -> bool:
+def frozen_mllm_fingerprint(mllm: Mllm, settings: Settings) -> dict[str, str]:
+    """What is frozen of the language model and did not come from the base model's files."""
+    all_from_elsewhere = settings.finetune == "full" and settings.init_from
+    frozen = frozen_fingerprint(mllm)
+    return {n: value for n, value in frozen.items() if all_from_elsewhere or _is_of_adapter(n)}
+
+
+def _is_of_adapter(name: str) -> bool:
     """Whether a parameter of the language model is one that PEFT added or took over."""
     return "lora_" in name or "modules_to_save" in name
 

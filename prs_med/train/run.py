@@ -29,10 +29,10 @@ from prs_med.model.compiled import compile_regions
 from prs_med.model.fingerprint import frozen_fingerprint, language_model_fingerprint
 from prs_med.model.initial_weights import (
     frozen_adapter,
+    frozen_mllm_fingerprint,
     initial_mllm,
     initial_modalities,
     initial_segmentation,
-    is_of_adapter,
 )
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
@@ -113,7 +113,7 @@ def _run(
         say("no validation: no row is labelled val, and nothing is held out")
     adapter = frozen_adapter(parts.mllm)
     identity = {
-        "base": _base_fingerprint(parts) if rank.index == 0 else {},
+        "base": _base_fingerprint(parts, settings) if rank.index == 0 else {},
         "modalities": list(parts.modalities),
     }
     identity = distributed.from_rank_zero(identity)
@@ -228,11 +228,10 @@ def _train(
     return stopped_by
 
 
-def _base_fingerprint(parts: _Parts) -> dict[str, dict[str, str]]:
-    adapter = {n: v for n, v in frozen_fingerprint(parts.mllm).items() if is_of_adapter(n)}
+def _base_fingerprint(parts: _Parts, settings: Settings) -> dict[str, dict[str, str]]:
     return {
         "language model": language_model_fingerprint(parts.layout),
-        "frozen adapter": adapter,
+        "frozen adapter": frozen_mllm_fingerprint(parts.mllm, settings),
         "frozen segmentation side": frozen_fingerprint(parts.segmentation),
     }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prs_med.data.rows import read_records
 from prs_med.data.samples import Preparation, SampleDataset
@@ -191,3 +192,16 @@ def test_frozen_weights_that_changed_are_refused(small, runs: Path, tmp_path: Pa
     with pytest.raises(CheckpointError, match=r"another frozen segmentation side: .* tensors"):
         export_trained(reader, tmp_path / "out", sam_ckpt=str(tmp_path / "other.pth"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_frozen_projector_that_changed_is_refused(runs: Path, tmp_path: Path) -> None:
+    """With --init_from it is neither in the base model's files nor in the checkpoint."""
+    other = tmp_path / "other"
+    shutil.copytree(runs / "full" / "final", other)
+    (file,) = other.rglob("model.safetensors")
+    weights = load_file(file)
+    (name, *_) = [name for name in weights if "projector" in name]
+    save_file({**weights, name: weights[name] + 1}, file, {"format": "pt"})
+    reader = find_checkpoints(str(runs / "on_with_full")).open()
+    with pytest.raises(CheckpointError, match=r"another frozen adapter: 1 of .* tensors"):
+        export_trained(reader, tmp_path / "out", init_from=str(other))
