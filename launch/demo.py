@@ -35,7 +35,7 @@ DICE_GOAL = 0.85
 ZONE_GOAL = 0.90
 TRAINING = {
     "image_size": IMAGE_SIZE,
-    "epochs": 5,
+    "epochs": 7,
     "learning_rate": 3e-3,
     "encoder_learning_rate": 5e-4,
     "decoder_learning_rate": 5e-4,
