@@ -20,6 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["prs_med", "prs_med.*"]),
+    package_data={"prs_med.report": ["templates/*"]},
     install_requires=[
         "accelerate>=1.10",
         "bitsandbytes>=0.50",
@@ -27,6 +28,8 @@ setup(
         "datasets>=5.2",
         "deepspeed>=0.19.8",
         "huggingface_hub>=2.0",
+        "jinja2>=3.1",
+        "markupsafe>=3.0",
         "monai>=1.6",
         "nltk>=3.9",
         "numpy>=2.0",

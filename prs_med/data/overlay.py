@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+TRUTH_COLOUR = (46, 160, 67)
+PREDICTION_COLOUR = (217, 72, 15)
+
 
 def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
     """An RGB image with half of the colour where ``mask``, (H, W) bool, is True."""

@@ -1,0 +1,123 @@
+"""What an evaluation says about the answers in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prs_med.report import numbers
+from prs_med.report.content import Block, Cell, Column, Note, Section, Table
+from prs_med.report.measures import POSITION, TEXT
+from prs_med.report.modality_table import summary_table
+
+
+def position_section(metrics: dict[str, Any]) -> Section:
+    """Whether answers name the right place, and which they take for which."""
+    table = summary_table(
+        metrics, "position", POSITION, "Places by modality: mean, 95 % interval, spread"
+    )
+    return Section(
+        "position",
+        "Position",
+        "Whether the answer names the zone of the image in which the structure lies, and whether "
+        "words and mask tell the same; left and right are those of the picture, not the patient's.",
+        [table, confusion_table(metrics["all"]["position"]["confusion"])],
+    )
+
+
+def confusion_table(confusion: dict[str, Any]) -> Block:
+    """How often which zone was answered where which is true, shaded by the share of the row."""
+    if not any(map(sum, confusion["counts"])):
+        return Note("No confusion of zones to show: no question has one true zone.")
+    rows = [
+        _confusion_row(zone, confusion["columns"], counts)
+        for zone, counts in zip(confusion["rows"], confusion["counts"], strict=True)
+    ]
+    return Table(
+        "Confusion of zones: a row for each true zone, a column for each answered one "
+        "(none: no zone or an unclear one); percent of the row, right answers marked with a tick",
+        (
+            Column("True zone", kind="name"),
+            *(Column(zone, kind="number") for zone in confusion["columns"]),
+        ),
+        rows,
+        sortable=False,
+    )
+
+
+def _confusion_row(zone: str, columns: list[str], counts: list[int]) -> tuple[Cell, ...]:
+    total = sum(counts)
+    cells = [
+        Cell(
+            numbers.count(count) + (" \N{CHECK MARK}" if column == zone else ""),
+            (numbers.percent(count / total if total else None),),
+            count,
+            heat=count / total if total else 0.0,
+        )
+        for column, count in zip(columns, counts, strict=True)
+    ]
+    return (Cell(zone, (numbers.counted(total, "question"),), zone), *cells)
+
+
+def text_section(metrics: dict[str, Any]) -> Section:
+    """How much the words of the answers resemble those of the references."""
+    bleu = Column("BLEU", "shared runs of words, over all answers together")
+    table = summary_table(
+        metrics, "text", TEXT, "Words by modality: mean, 95 % interval, spread", [(bleu, _bleu)]
+    )
+    signature = metrics["all"]["text"]["bleu_signature"]
+    return Section(
+        "text",
+        "Words",
+        "How much an answer resembles the reference answer word by word, from 0 to 1; this sees "
+        'words, not places: "top left" for "bottom left" costs little.',
+        [
+            table,
+            *([Note(f"BLEU as sacrebleu counts it: {signature}")] if signature else []),
+        ],
+    )
+
+
+def _bleu(group: dict[str, Any]) -> Cell:
+    value = group["text"]["bleu"]
+    missing = () if value is not None else ("no reference answers to compare with",)
+    return Cell(numbers.score(value), missing, value)
+
+
+def judges_section(metrics: dict[str, Any]) -> Section | None:
+    """What language models think of the answers; None where none was asked."""
+    groups = [("All", metrics["all"]), *metrics["modalities"].items()]
+    rows = [_judge_row(name, judge) for name, group in groups for judge in group["judges"]]
+    if not rows:
+        return None
+    table = Table(
+        "Judges: share of yes among all replies",
+        (
+            Column("Judge", kind="name"),
+            Column("Question", kind="name"),
+            Column("Modality", kind="name"),
+            Column("Accuracy", "yes among all replies"),
+            Column("Yes"),
+            Column("No"),
+            Column("Unparsed", "neither yes nor no"),
+        ),
+        rows,
+    )
+    return Section(
+        "judges",
+        "Judges",
+        "Language models were asked whether the answers are right; a reply that is neither yes nor "
+        "no counts as not yes.",
+        [table],
+    )
+
+
+def _judge_row(modality: str, judge: dict[str, Any]) -> tuple[Cell, ...]:
+    accuracy = judge["accuracy"]
+    missing = () if accuracy is not None else ("nothing was judged",)
+    return (
+        Cell(judge["judge"], sort=judge["judge"]),
+        Cell(judge["prompt"], sort=judge["prompt"]),
+        Cell(modality, sort=modality),
+        Cell(numbers.percent(accuracy), missing, accuracy),
+        *(Cell(numbers.count(judge[key]), sort=judge[key]) for key in ("yes", "no", "unparsed")),
+    )
