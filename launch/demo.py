@@ -92,13 +92,13 @@ def main() -> int:
     status = _show_and_run(
         [sys.executable, "launch/eval.py",
          "--checkpoint", str(output / "run" / "best"),
-         "--data_root", str(data),
+         "--data", str(output / "dataset"),
          "--split", "test",
          "--output_dir", str(output / "evaluation")]
     )  # fmt: skip
     if status:
         return status
-    print(f"Look at {output / 'evaluation' / 'samples.png'}")
+    print(f"Look at {output / 'evaluation' / 'report.html'}")
     return _judge(output / "evaluation" / "metrics.json")
 
 
@@ -115,7 +115,9 @@ def _split_of_the_batch() -> tuple[list[str], list[str]]:
 def _judge(metrics: Path) -> int:
     """Whether the demo learnt what it should; the exit status."""
     result = json.loads(metrics.read_text(encoding="utf-8"))["all"]
-    if result["dice"] >= DICE_GOAL and result["zone_accuracy"] >= ZONE_GOAL:
+    dice = result["segmentation"]["dice"]["mean"]
+    zone = result["position"]["zone_accuracy"]["mean"]
+    if dice >= DICE_GOAL and zone >= ZONE_GOAL:
         return 0
     print(f"It should reach a Dice of {DICE_GOAL} and a zone accuracy of {ZONE_GOAL}: look why.")
     return 1

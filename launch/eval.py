@@ -1,87 +1,105 @@
-"""Evaluate trained PRS-Med weights: ``python launch/eval.py --checkpoint runs/prs-med/best ...``
+"""Evaluate trained PRS-Med weights, or compare evaluations.
 
-Questions are answered and masks drawn from images and questions alone. Prints a table and writes
-metrics.json, samples.jsonl and samples.png to OUTPUT_DIR.
+python launch/eval.py --checkpoint runs/prs-med/best --data_root data/posmed
+    Answers every question of a split from image and question alone, and scores answers and masks.
+    Several GPUs: deepspeed launch/eval.py, torchrun --nproc_per_node 8 launch/eval.py, or srun. An
+    interrupted evaluation goes on when the same command is given again.
+
+python launch/eval.py compare runs/a/evaluation runs/b/evaluation
+    Differences between evaluations of the same questions, each with the first; see
+    'compare --help'.
+
+An evaluation writes report.html (and report.md), metrics.json, per_sample.parquet and masks/ to
+OUTPUT_DIR. A question that cannot be answered is listed and counts as wrong; --strict stops at it.
+Exit status: 0 done, 2 a mistake in settings, data or weights.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from prs_med.quiet import quieten
 
 quieten()
 
+from prs_med.answering_config import ComparisonSettings, EvaluationSettings  # noqa: E402
 from prs_med.checkpoint.errors import BrokenCheckpointError  # noqa: E402
-from prs_med.config import EvaluationSettings, SettingError  # noqa: E402
+from prs_med.config import SettingError  # noqa: E402
 from prs_med.data.records import DataError  # noqa: E402
-from prs_med.evaluate.answering import Answerer  # noqa: E402
-from prs_med.evaluate.evaluation import (  # noqa: E402
-    Result,
-    evaluate,
-    source_path,
-    summarise,
-    table,
-)
-from prs_med.evaluate.picture_sheet import write_picture_sheet  # noqa: E402
-from prs_med.evaluate.questions import records_of_split  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_settings  # noqa: E402
 from prs_med.storage.store import StorageError  # noqa: E402
 
+_COMPARISON = """Compare evaluations with the first of them: python launch/eval.py compare A B ...
+
+A and B are output folders of evaluations of the same questions, which are matched by their rows.
+Writes comparison.html, comparison.md and comparison.json: differences for each modality with 95 %
+bootstrap intervals, and pictures of the cases that changed most.
+"""
 _EXPECTED = (SettingError, DataError, CheckpointError, BrokenCheckpointError, StorageError)
 
 
-def main() -> int:
-    """Evaluate and return the exit status: 0 done, 2 a mistake in settings, data or weights."""
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return the exit status: 0 done, 2 a mistake in settings, data or
+    weights."""
     try:
-        run(parse_settings(EvaluationSettings, sys.argv[1:], __doc__ or ""))
+        if argv[:1] == ["compare"]:
+            compare(argv[1:])
+        else:
+            evaluate_split(parse_settings(EvaluationSettings, argv, __doc__ or ""))
     except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(settings: EvaluationSettings) -> None:
+def evaluate_split(settings: EvaluationSettings) -> None:
     """Answer every question of the split, score the answers and write the results."""
-    settings.require("checkpoint", "data_root")
+    settings.require("checkpoint")
+    if not (settings.data or settings.data_root):
+        raise SettingError("give --data or --data_root: the questions to answer")
+    # Slow to import, and a mistake in the settings should show at once.
+    from prs_med.evaluate.answering import Answerer
+    from prs_med.evaluate.evaluation import evaluate
+    from prs_med.evaluate.open_questions import open_split
+    from prs_med.evaluate.processes import this_process
+    from prs_med.evaluate.report_of_evaluation import write_report
+    from prs_med.evaluate.results_files import write_results
+    from prs_med.evaluate.table import table
+    from prs_med.evaluate.unfinished import clear_up
+
+    rank = this_process()
     answerer = Answerer.load(settings)
-    records = records_of_split(settings, answerer.settings)
-    _write(settings, evaluate(answerer, records, settings.batch_size))
-
-
-def _write(settings: EvaluationSettings, results: list[Result]) -> None:
+    opened = open_split(settings, answerer.settings, settings.strict)
+    result = evaluate(answerer, opened, settings, rank)
+    if result is None:
+        return
     output = Path(settings.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    summary = summarise(results)
-    (output / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with (output / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for result in results:
-            file.write(json.dumps(_as_json(result, Path(settings.data_root))) + "\n")
-    if settings.pictures:
-        # Evenly spread over the split, so that every modality is seen.
-        shown = min(settings.pictures, len(results))
-        spread = [results[number * len(results) // shown] for number in range(shown)]
-        write_picture_sheet(output / "samples.png", spread)
-    print(table(summary))
-    print(f"details: {output}")
+    write_results(output, result.metrics, result.rows)
+    write_report(output, result, opened.questions, settings.pictures)
+    clear_up(output)
+    print(table(result.metrics))
+    print(f"report: {output / 'report.html'}")
 
 
-def _as_json(result: Result, data_root: Path) -> dict[str, object]:
-    return {
-        "row_id": result.record.row_id,
-        "image": source_path(result.record.image_path, data_root),
-        "question": result.record.question,
-        "answer": result.record.answer,
-        "predicted_answer": result.answer,
-        "zone": result.true_zone,
-        "predicted_zone": result.answered_zone,
-        "dice": result.dice,
-        "iou": result.iou,
-    }
+def compare(argv: Sequence[str]) -> None:
+    """Compare evaluations and write what differs."""
+    number = next((n for n, word in enumerate(argv) if word.startswith("-")), len(argv))
+    folders, options = argv[:number], argv[number:]
+    settings = parse_settings(ComparisonSettings, options, _COMPARISON)
+    if len(folders) < 2 or len(set(folders)) < len(folders):
+        raise SettingError(
+            "compare: give two folders or more, each once: python launch/eval.py compare A B"
+        )
+    from prs_med.evaluate.compare import compare_evaluations
+    from prs_med.evaluate.table import comparison_table
+    from prs_med.report.comparison_report import HTML
+
+    print(comparison_table(compare_evaluations(folders, settings)))
+    print(f"report: {Path(settings.output_dir) / HTML}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

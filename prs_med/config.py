@@ -443,93 +443,11 @@ _TRAINING_CHECKPOINT = (
     "s3://bucket/a/manifests/step-00000500-01.json; or a run, such as runs/a or s3://bucket/a, for "
     "its newest one"
 )
-_TRAINED_WEIGHTS = (
+TRAINED_WEIGHTS = (
     "Folder with trained weights, such as runs/a/best; or a training checkpoint, such as "
     "runs/a/checkpoints/step-00000500-01 or s3://bucket/a/manifests/step-00000500-01.json; or a "
     "run, such as runs/a or s3://bucket/a, for its newest one"
 )
-
-
-@dataclass(kw_only=True)
-class UsedModelSettings(CheckedSettings):
-    """Model: which trained weights, and how they answer"""
-
-    checkpoint: str = setting("", _TRAINED_WEIGHTS)
-    vlm_path: str | None = setting(
-        None, "Base model, if it has moved since training (default: where it was then)"
-    )
-    vision_tower: str | None = setting(
-        None, "Its CLIP tower, if training took one from elsewhere and that has moved"
-    )
-    batch_size: int = setting(8, "Questions answered at once", positive, "a positive number")
-    max_new_tokens: int = setting(64, "Longest answer in tokens", positive, "a positive number")
-    temperature: float = setting(
-        0.0,
-        "0: always the likeliest token; else tokens are drawn, the higher the more varied",
-        not_negative,
-        "0 or more",
-    )
-    top_p: float = setting(
-        1.0,
-        "Draw only from the likeliest tokens that together have this probability",
-        lambda v: 0 < v <= 1,
-        "0 < value <= 1",
-    )
-    seed: int = setting(0, "Seed of drawn tokens and of drawn samples", not_negative, "0 or more")
-
-
-@dataclass(kw_only=True)
-class EvaluationSettings(UsedModelSettings):
-    """Evaluation: which model answers which questions"""
-
-    data_root: str = setting("", "Folder that all paths in the CSV files are relative to")
-    ann_paths: str | None = setting(
-        None,
-        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
-    )
-    tasks: str | None = setting(
-        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
-    )
-    split: Literal["train", "val", "test"] = setting("test", "Rows to evaluate")
-    output_dir: str = setting("runs/evaluation", "Folder for metrics, per-sample results, pictures")
-    pictures: int = setting(12, "Samples shown on the picture sheet", not_negative, "0 or more")
-
-
-@dataclass(kw_only=True)
-class InferenceSettings(UsedModelSettings):
-    """Inference: which questions about which images"""
-
-    image: str | None = setting(None, "One image file; needs --question")
-    question: str | None = setting(None, "The question about --image")
-    data_root: str | None = setting(
-        None, "Instead of one image: folder that all paths in the CSV files are relative to"
-    )
-    ann_paths: str | None = setting(
-        None,
-        "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
-    )
-    tasks: str | None = setting(
-        None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
-    )
-    split: Literal["train", "val", "test"] = setting("test", "Rows to answer, by their split")
-    num_samples: int = setting(
-        0, "Answer this many rows, drawn by SEED (0: all)", not_negative, "0 or more"
-    )
-    output_dir: str = setting(
-        "runs/inference", "New folder for masks, triplets of pictures and results.csv"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if bool(self.image) == bool(self.data_root):
-            raise SettingError("give either --image with --question, or --data_root")
-        if self.image and not self.question:
-            raise SettingError("--question is required: what is asked about --image")
-        if self.data_root and self.question:
-            raise SettingError("--question belongs to --image: rows of --data_root have their own")
-        for name in ("ann_paths", "tasks", "num_samples"):
-            if self.image and getattr(self, name):
-                raise SettingError(f"--{name} belongs to --data_root: drop it, or --image")
 
 
 @dataclass(kw_only=True)
@@ -569,7 +487,7 @@ class VerifySettings(CheckedSettings):
 
 @dataclass(kw_only=True)
 class _UsedCheckpointSettings(CheckedSettings):
-    checkpoint: str = setting("", _TRAINED_WEIGHTS)
+    checkpoint: str = setting("", TRAINED_WEIGHTS)
     output_dir: str = setting("", "New folder for what is made of it")
     vlm_path: str | None = setting(
         None, "Base model, if it has moved since training (default: where it was then)"

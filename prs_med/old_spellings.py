@@ -38,22 +38,21 @@ REPLACED = {
 """Old name and value to new ones."""
 
 _READ_FROM_CHECKPOINT = "it is read from --checkpoint"
+_BOTH_JUDGES = "give launch/eval.py both models, as --judges FIRST,SECOND"
 GONE = {
     "cls_num_out": "the modalities in the data, or of --init_from, tell how many classes there are",
     "deterministic": "the same command gives the same result on the same machine anyway",
     "device": "the launcher chooses: deepspeed --num_gpus 1, or --include localhost:0",
     "image_size": _READ_FROM_CHECKPOINT,
-    "judge_device": "judging by language models is not part of this program",
-    "llama_model_name": "judging by language models is not part of this program",
-    "load_4bit": _READ_FROM_CHECKPOINT,
+    "judge_device": "judges run on the GPUs that evaluation runs on",
+    "llama_model_name": _BOTH_JUDGES,
     "load_8bit": _READ_FROM_CHECKPOINT,
     "log_file": "numbers go to SAVE_DIR/metrics.jsonl; for the text, append '2>&1 | tee FILE'",
     "lora_alpha": _READ_FROM_CHECKPOINT,
     "lora_dropout": _READ_FROM_CHECKPOINT,
     "lora_rank": _READ_FROM_CHECKPOINT,
-    "qwen_model_name": "judging by language models is not part of this program",
+    "qwen_model_name": _BOTH_JUDGES,
     "results_csv": "launch/eval.py answers and scores in one go: give --checkpoint and --data_root",
-    "sam_ckpt": _READ_FROM_CHECKPOINT,
     "encoder_type": _READ_FROM_CHECKPOINT,
     "sam_model_type": "the file that --sam_ckpt names tells its own sizes (its family is "
     "--encoder_type)",

@@ -91,8 +91,12 @@ def parse_settings(cls: type[S], argv: Sequence[str], description: str) -> S:
         SettingError: as :func:`parse_training_settings`.
     """
     parser = _parser(description)
+    # As in training: DeepSpeed's launcher adds it.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     _add_groups(parser, (cls,))
-    return cls(**_typed(vars(parser.parse_args(_modern(argv, (cls,)))), cls))
+    given = vars(parser.parse_args(_modern(argv, (cls,))))
+    given.pop("local_rank", None)
+    return cls(**_typed(given, cls))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,7 +139,7 @@ def _help(spec: dataclasses.Field[Any]) -> str:
 
 
 def _shape(name: str, hint: Any) -> dict[str, Any]:
-    if hint is bool:
+    if without_none(hint) is bool:
         return {"nargs": "?", "const": "true", "metavar": "true|false"}
     if typing.get_origin(hint) is Literal:
         return {"metavar": "|".join(typing.get_args(hint))}

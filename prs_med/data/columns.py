@@ -52,18 +52,19 @@ def named_columns(header: Sequence[str]) -> list[str]:
     return columns
 
 
-def check_columns(columns: Sequence[str], file_split: str) -> None:
+def check_columns(columns: Sequence[str], file_split: str, need_answers: bool = True) -> None:
     """Refuse columns that do not suffice to find image, mask, question and answer.
 
     Args:
         columns: as :func:`named_columns` gives them.
         file_split: the split that the file's own name tells, or empty.
+        need_answers: whether there must be a column of answers.
 
     Raises:
         DataError: names the column that is missing and those that are there.
     """
     found = f"the columns found are {', '.join(columns)}"
-    for column in ("question", "answer"):
+    for column in ("question", "answer") if need_answers else ("question",):
         if column not in columns:
             raise DataError(f"column {column!r} is missing; {found}")
     if "image_path" in columns:

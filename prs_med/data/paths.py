@@ -63,14 +63,25 @@ def image_and_mask(
         DataError: one of them does not exist, or leads out of the data root through a link.
     """
     stem = _plain_stem(named)
-    if _kind(named) == "masks" or (named.stem.endswith(MASK_SUFFIX) and mask is None):
-        # Taken literally, the official image_path would show the model its own answer.
-        image = _find(root, "image", [_sister(named, "images", stem)])
+    image = image_of(root, named, mask)
+    if _names_the_mask(named, mask):
         masks = [named]
     else:
-        image = _find(root, "image", [named])
         masks = [_sister(named, "masks", name) for name in (stem, f"{stem}{MASK_SUFFIX}")]
     return image, _find(root, "mask", masks if mask is None else [mask], other_than=image)
+
+
+def image_of(root: Path, named: PurePosixPath, mask: PurePosixPath | None) -> Path:
+    """The image of a row; arguments and errors as of :func:`image_and_mask`."""
+    if _names_the_mask(named, mask):
+        # Taken literally, the official image_path would show the model its own answer.
+        return _find(root, "image", [_sister(named, "images", _plain_stem(named))])
+    return _find(root, "image", [named])
+
+
+def mask_of(root: Path, named: PurePosixPath) -> Path:
+    """The mask that a row names; errors as of :func:`image_and_mask`."""
+    return _find(root, "mask", [named])
 
 
 def names_a_file(root: Path, text: str) -> bool:
@@ -109,6 +120,10 @@ def _kind(path: PurePosixPath) -> str:
     """Whether the files of the path's folder are ``images`` or ``masks``; empty if it tells not."""
     number = _store(path)
     return "" if number is None else path.parts[number].rpartition("_")[2]
+
+
+def _names_the_mask(named: PurePosixPath, mask: PurePosixPath | None) -> bool:
+    return _kind(named) == "masks" or (named.stem.endswith(MASK_SUFFIX) and mask is None)
 
 
 def _store(path: PurePosixPath) -> int | None:

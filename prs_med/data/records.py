@@ -31,7 +31,7 @@ class Record:
     """The question, never empty."""
 
     answer: str
-    """The reference answer, never empty."""
+    """The reference answer; empty only where rows without one were asked for."""
 
     position: str
     """The position statement; empty where the file has none."""

@@ -15,6 +15,7 @@ The folders may lie below ``images_and_masks/``, and the files may be ``csv/trai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -50,18 +51,43 @@ tells the task of rows that name none."""
 
 
 @dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used."""
+
+    row_id: str
+    """Annotation file and line, as of a record."""
+    reason: str
+    split: str
+    """As far as its columns or its file tell; else empty."""
+    modality: str
+    """Also as far as it can be told."""
+    question: str
+    answer: str
+
+    @property
+    def message(self) -> str:
+        """What is wrong, with file and line."""
+        return f"{self.row_id}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Annotations:
     """What a set of annotation files holds."""
 
     records: list[Record]
     """The usable rows, in file order."""
 
-    bad_rows: list[str]
-    """One message for each row that was skipped, with its file and line."""
+    skipped: list[BadRow]
+    """The rows that were skipped, in file order."""
 
     repaired_rows: list[str] = field(default_factory=list)
     """One message for each usable row whose texts had commas without quotes, with its file and
     line and what was read."""
+
+    @property
+    def bad_rows(self) -> list[str]:
+        """One message for each row that was skipped, with its file and line."""
+        return [row.message for row in self.skipped]
 
 
 def read_annotations(
@@ -70,6 +96,7 @@ def read_annotations(
     on_bad_rows: Literal["error", "skip"],
     group_column: str | None = None,
     tasks: Sequence[str] | None = None,
+    need_answers: bool = True,
 ) -> Annotations:
     """Read annotation files and find the image and the mask of every row.
 
@@ -83,6 +110,7 @@ def read_annotations(
         group_column: column that names the patient or study of a row; None takes the first of
             :data:`prs_med.data.groups.GROUP_COLUMNS` that has a value.
         tasks: tasks to read; the rows of others are passed over unseen. None reads all.
+        need_answers: whether a row without an answer is bad.
 
     Raises:
         DataError: no annotation file, a file that is not a CSV file with the columns needed, two
@@ -90,28 +118,31 @@ def read_annotations(
             ``error``, or no usable row at all.
     """
     root = data_root.resolve()
-    files = [_file(path) for path in _paths(root, ann_paths)]
+    files = [_file(path, need_answers) for path in _paths(root, ann_paths)]
     names = ", ".join(file.table.name for file in files)
     group_columns = _group_columns(files, group_column, names)
     records: list[Record] = []
-    bad_rows: list[str] = []
+    skipped: list[BadRow] = []
     repaired_rows: list[str] = []
     seen_tasks: set[str] = set()
     for file in files:
         for row in file.table.rows:
             row_id = f"{file.table.name}:{row.line}"
+            values: dict[str, str] = {}
             try:
                 values, repaired = file.values(root, row)
                 task = _task(root, file, values)
                 seen_tasks.add(task)
                 if tasks is not None and task not in tasks:
                     continue
-                records.append(_record(root, row_id, file, values, task, group_columns))
+                records.append(
+                    _record(root, row_id, file, values, task, group_columns, need_answers)
+                )
             except DataError as error:
-                message = f"{row_id}: {error}"
+                bad_row = _bad_row(root, row_id, file, values, str(error))
                 if on_bad_rows == "error":
-                    raise DataError(message) from None
-                bad_rows.append(message)
+                    raise DataError(bad_row.message) from None
+                skipped.append(bad_row)
             else:
                 if repaired:
                     repaired_rows.append(f"{row_id}: {repaired}")
@@ -122,9 +153,10 @@ def read_annotations(
                 f"they have {', '.join(sorted(seen_tasks - {''})) or 'none'}"
             )
     if not records:
-        reason = f"all {len(bad_rows)} rows are bad, the first: {bad_rows[0]}" if bad_rows else ""
+        all_bad = f"all {len(skipped)} rows are bad, the first: "
+        reason = all_bad + skipped[0].message if skipped else ""
         raise DataError(f"no usable row in {names}: {reason or 'the files have no row'}")
-    return Annotations(records, bad_rows, repaired_rows)
+    return Annotations(records, skipped, repaired_rows)
 
 
 @dataclass(frozen=True)
@@ -171,12 +203,12 @@ def _paths(root: Path, ann_paths: Sequence[Path] | None) -> list[Path]:
     return paths
 
 
-def _file(path: Path) -> _File:
+def _file(path: Path, need_answers: bool) -> _File:
     table = read_table(path)
     file_split = path.stem.lower() if path.stem.lower() in SPLITS else ""
     try:
         columns = named_columns(table.header.fields)
-        check_columns(columns, file_split)
+        check_columns(columns, file_split, need_answers)
     except DataError as error:
         raise DataError(f"{table.name}:{table.header.line}: {error}") from None
     return _File(table, columns, "" if has_split(columns) else file_split, table.tight())
@@ -220,9 +252,10 @@ def _record(
     row: dict[str, str],
     task: str,
     group_columns: Sequence[str],
+    need_answers: bool,
 ) -> Record:
     """Make a record of a row; what is wrong with it is raised without file and line."""
-    for column in ("question", "answer"):
+    for column in ("question", "answer") if need_answers else ("question",):
         if not row[column]:
             raise DataError(f"the {column} is empty")
     split = split_of(row) or file.split
@@ -244,7 +277,7 @@ def _record(
         image_path=image_path,
         mask_path=mask_path,
         question=row["question"],
-        answer=row["answer"],
+        answer=row.get("answer", ""),
         position=row.get("position", ""),
         modality=row.get("modality") or task or None,
         split=split or folder_split,
@@ -252,3 +285,16 @@ def _record(
         or group_of_name(task, PurePosixPath(image_path.name)),
         task=task,
     )
+
+
+def _bad_row(root: Path, row_id: str, file: _File, row: dict[str, str], reason: str) -> BadRow:
+    """What can be told of a row that is no record; ``row`` is empty if not even its fields were
+    read."""
+    split = task = ""
+    with suppress(DataError):
+        task = _task(root, file, row)
+        split = split_of(row) or file.split
+        if not split and row.get("image_path"):
+            split = split_of_folder(relative(root, row["image_path"], "image_path"))
+    texts = (row.get("question", ""), row.get("answer", ""))
+    return BadRow(row_id, reason, split, row.get("modality") or task, *texts)

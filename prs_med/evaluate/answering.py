@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from prs_med.config import UsedModelSettings
+from prs_med.answering_config import UsedModelSettings
+from prs_med.data.images import load_image
 from prs_med.data.samples import prepare_images
 from prs_med.evaluate.generate import Sampling, predict
+from prs_med.evaluate.post_processing import PostProcessing
 from prs_med.export.load import load_model
 from prs_med.inputs import image_sizes, prompt_encoder
+from prs_med.model.fingerprint import weights_fingerprint
 from prs_med.model.mllm import load_tokenizer
 from prs_med.model.trained_weights import TrainedModel
+
+THRESHOLD = 0.5
+"""Pixels more likely than this belong to the mask."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +34,36 @@ class Answer:
     text: str
     probability: np.ndarray
     """(H, W) float32 of the source image's size: how likely a pixel belongs to the structure."""
+    mask: np.ndarray
+    """(H, W) bool: where the structure is more likely than not, after post-processing."""
 
     @property
-    def mask(self) -> np.ndarray:
-        """(H, W) bool: where the structure is more likely than not."""
-        return self.probability > 0.5
+    def confidence(self) -> float | None:
+        """Mean probability of the mask's pixels; None where it is empty."""
+        inside = self.probability[self.mask]
+        return float(inside.mean()) if inside.size else None
 
 
 class Answerer:
     """A trained model with all that it needs to answer."""
 
-    def __init__(self, model: TrainedModel, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        sampling: Sampling,
+        post_processing: PostProcessing | None = None,
+    ) -> None:
         """Answer with ``model``, on a GPU if there is one."""
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = model.settings
-        self._mllm = model.mllm.to(self._device)
-        self._segmentation = model.segmentation.to(self._device)
+        self._mllm = model.mllm.to(self.device)
+        self._segmentation = model.segmentation.to(self.device)
         self._tokenizer = load_tokenizer(model.layout)
         self._prompts = prompt_encoder(self._tokenizer, model.layout, model.settings)
         self._sizes = image_sizes(model.layout, model.settings)
         self._sampling = sampling
-        self._generator = torch.Generator(self._device).manual_seed(sampling.seed)
+        self.post_processing = post_processing or PostProcessing()
+        self._generator = torch.Generator(self.device)
 
     @classmethod
     def load(cls, settings: UsedModelSettings) -> Answerer:
@@ -56,21 +74,56 @@ class Answerer:
             CheckpointError: naming the file that is missing, corrupt or of another model.
             BrokenCheckpointError, StorageError: a training checkpoint cannot be read.
         """
-        model = load_model(settings.checkpoint, settings.vlm_path, settings.vision_tower)
+        model = load_model(
+            settings.checkpoint,
+            settings.vlm_path,
+            settings.vision_tower,
+            settings.load_4bit,
+            settings.sam_ckpt,
+        )
+        named = {spec.name: getattr(settings, spec.name) for spec in fields(PostProcessing)}
         sampling = Sampling(
             settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed
         )
-        return cls(model, sampling)
+        return cls(model, sampling, PostProcessing(**named))
 
-    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[Answer]:
-        """Answers to one question about each image (RGB, of any size), computed together."""
+    def fingerprint(self) -> str:
+        """Differs where the weights do."""
+        return weights_fingerprint(self._mllm, self._segmentation)
+
+    def release(self) -> None:
+        """Free the model's memory; it cannot answer any more."""
+        del self._mllm, self._segmentation
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def ask(self, image: Image.Image | str | PathLike[str], question: str) -> Answer:
+        """The answer to one question about an image, or about the image in a file.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        if not isinstance(image, Image.Image):
+            image = load_image(Path(image))
+        return self.answer([image.convert("RGB")], [question])[0]
+
+    def answer(
+        self, images: Sequence[Image.Image], questions: Sequence[str], number: int = 0
+    ) -> list[Answer]:
+        """Answers to one question about each image (RGB, of any size), computed together.
+
+        Args:
+            number: where tokens are drawn, the same number draws the same ones.
+        """
+        self._generator.manual_seed((self._sampling.seed << 32) + number)
         prepared = [prepare_images(image, self._sizes) for image in images]
         predictions = predict(
             self._mllm,
             self._segmentation,
             [self._prompts.prompt(question) for question in questions],
-            torch.stack([pair[0] for pair in prepared]).to(self._device),
-            torch.stack([pair[1] for pair in prepared]).to(self._device),
+            torch.stack([pair[0] for pair in prepared]).to(self.device),
+            torch.stack([pair[1] for pair in prepared]).to(self.device),
             pad_token=self._tokenizer.pad_token_id or 0,
             end_token=self._tokenizer.eos_token_id,
             sampling=self._sampling,
@@ -82,5 +135,7 @@ class Answerer:
             logits = self._sizes.fit.restore(
                 predictions.mask_logits[row : row + 1], (image.height, image.width)
             )
-            answers.append(Answer(text.strip(), logits.sigmoid().cpu().numpy()))
+            probability = logits.sigmoid().cpu().numpy()
+            mask = self.post_processing(probability > THRESHOLD)
+            answers.append(Answer(text.strip(), probability, mask))
         return answers

@@ -1,136 +1,195 @@
-"""A trained model's answers and masks on a split, scored."""
+"""A trained model's answers and masks on a split, scored by any number of processes."""
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from tqdm import tqdm
 
-from prs_med.data.answer_position import parse_position
-from prs_med.data.images import check_same_size, load_image, load_mask
-from prs_med.data.position import position_of
-from prs_med.data.records import DataError, Record
-from prs_med.evaluate.answering import Answer, Answerer
+from prs_med import __version__
+from prs_med.answering_config import EvaluationSettings
+from prs_med.config import names_in
+from prs_med.data.order import Rank
+from prs_med.evaluate.answered import Answered, answer_all
+from prs_med.evaluate.answering import THRESHOLD, Answerer
+from prs_med.evaluate.chunks import Chunk, Chunks, NoLongerNeededError
+from prs_med.evaluate.judge import Judgement
+from prs_med.evaluate.judged import add_columns, add_judgements, judge_answers
+from prs_med.evaluate.open_questions import OpenedQuestions, identity_of
+from prs_med.evaluate.progress_bar import progress_bar
+from prs_med.evaluate.scored import Scored, score
+from prs_med.evaluate.summary import VERSION, Totals, summarise
+from prs_med.evaluate.unfinished import unfinished_folder
+
+MASKS = "masks"
+_BATCHES_IN_CHUNK = 4
 
 
 @dataclass(frozen=True)
-class Result:
-    """One question, answered and scored."""
+class Evaluation:
+    """What came out."""
 
-    record: Record
-    answer: str
-    mask: np.ndarray
-    """(H, W) bool in the source image's size."""
-    dice: float
-    iou: float
-    true_zone: str | None
-    """The zone that the reference answer names, or else the mask's; None if there is neither."""
-    answered_zone: str | None
-    """The zone that the generated answer names."""
-
-    @property
-    def zone_correct(self) -> bool | None:
-        """None where there is no true zone to compare with."""
-        return None if self.true_zone is None else self.answered_zone == self.true_zone
+    metrics: dict[str, Any]
+    """The content of metrics.json."""
+    rows: list[dict[str, Any]]
+    """One for each question, in their order: the content of per_sample.parquet."""
 
 
-def evaluate(answerer: Answerer, records: Sequence[Record], batch_size: int) -> list[Result]:
-    """Results of all records, in their order.
+def evaluate(
+    answerer: Answerer, opened: OpenedQuestions, settings: EvaluationSettings, rank: Rank
+) -> Evaluation | None:
+    """Answer and score all questions, each once, whichever the number of processes.
+
+    Chunks of the questions are kept as they are done, in ``settings.output_dir``, so that an
+    interrupted evaluation goes on. The first process waits for the others and puts everything
+    together, the masks in ``masks/``.
+
+    Returns:
+        The results in the first process, None in others.
 
     Raises:
-        DataError: naming the row whose image or mask cannot be used.
+        DataError: under ``--strict`` for a question that cannot be answered; or the data cannot be
+            read.
+        CheckpointError: a judge cannot be loaded.
     """
-    results: list[Result] = []
-    with tqdm(total=len(records), desc="evaluating", unit="question") as bar:
-        for start in range(0, len(records), batch_size):
-            batch = records[start : start + batch_size]
-            pairs = [read_pair(record) for record in batch]
-            answers = answerer.answer(
-                [image for image, _ in pairs], [record.question for record in batch]
-            )
-            results += [
-                _score(record, truth, answer)
-                for record, (_, truth), answer in zip(batch, pairs, answers, strict=True)
-            ]
-            bar.update(len(batch))
-    return results
+    about = _about(answerer, opened, settings)
+    output = Path(settings.output_dir)
+    folder = unfinished_folder(output, answerer, opened, settings)
+    total = len(opened.questions)
+    chunks = Chunks(folder / "chunks", total, _BATCHES_IN_CHUNK * settings.batch_size)
+    with (
+        progress_bar("evaluating", total, rank) as progress,
+        ThreadPoolExecutor(settings.num_workers) as pool,
+    ):
+
+        def work(numbers: range) -> Chunk:
+            return _chunk(answerer, opened, numbers, settings, pool, folder / MASKS)
+
+        chunks.do(rank, work, progress)
+        if rank.index and not settings.judges:
+            return None
+        try:
+            rows, totals = _merged(chunks.wait_for_all(progress))
+        except NoLongerNeededError:
+            return None
+    if settings.judges:
+        answerer.release()
+    judged = [
+        _judge(number, judge, settings, rows, folder / f"judge-{identity_of([judge])[:12]}", rank)
+        for number, judge in enumerate(names_in(settings.judges or ""), 1)
+    ]
+    if rank.index:
+        return None
+    scores = summarise(rows, totals)
+    for judgements in judged:
+        add_judgements(scores, rows, judgements)
+    _put_in_place(folder / MASKS, output / MASKS)
+    speed = _speed(rows, answerer, rank)
+    return Evaluation({"version": VERSION, "evaluation": about, "speed": speed, **scores}, rows)
 
 
-def read_pair(record: Record) -> tuple[Image.Image, np.ndarray]:
-    """The image, and its mask as (H, W) bool.
-
-    Raises:
-        DataError: naming the row, if one of them cannot be used.
-    """
-    try:
-        image, mask = load_image(record.image_path), load_mask(record.mask_path)
-    except DataError as error:
-        raise DataError(f"{record.row_id}: {error}") from None
-    check_same_size(image, mask, record.row_id)
-    return image, mask.astype(bool)
+def mask_name(number: int) -> str:
+    """The file of the mask that answers a question."""
+    return f"{number:06d}.png"
 
 
-def _score(record: Record, truth: np.ndarray, answer: Answer) -> Result:
-    predicted = answer.mask
-    both = int((predicted & truth).sum())
-    sizes = int(predicted.sum()) + int(truth.sum())
-    return Result(
-        record=record,
-        answer=answer.text,
-        mask=predicted,
-        dice=2 * both / sizes if sizes else 1.0,
-        iou=both / (sizes - both) if sizes else 1.0,
-        true_zone=_true_zone(record, truth),
-        answered_zone=parse_position(answer.text).zone,
-    )
-
-
-def _true_zone(record: Record, truth: np.ndarray) -> str | None:
-    zone = parse_position(record.answer).zone
-    if zone is None and truth.any():
-        zone = position_of(truth).zone
-    return zone
-
-
-def summarise(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """Counts and means over all samples (``"all"``) and over each modality."""
-    groups: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        groups[result.record.modality or "(not named)"].append(result)
-    summary = {name: _means(group) for name, group in sorted(groups.items())}
-    return {**summary, "all": _means(results)}
-
-
-def _means(results: Sequence[Result]) -> dict[str, Any]:
-    zones = [result.zone_correct for result in results if result.zone_correct is not None]
+def _about(
+    answerer: Answerer, opened: OpenedQuestions, settings: EvaluationSettings
+) -> dict[str, Any]:
+    """What the results depend on."""
+    names = ("split", "tasks", "batch_size", "max_new_tokens", "temperature", "top_p", "seed")
     return {
-        "samples": len(results),
-        "dice": float(np.mean([result.dice for result in results])),
-        "iou": float(np.mean([result.iou for result in results])),
-        "zone_accuracy": float(np.mean(zones)) if zones else None,
+        "checkpoint": settings.checkpoint,
+        "weights": answerer.fingerprint()[:12],
+        "data": opened.source,
+        "data_kind": "dataset" if settings.data else "CSV files",
+        **{name: getattr(settings, name) for name in names},
+        "load_4bit": answerer.settings.load_4bit,
+        "threshold": THRESHOLD,
+        "post_processing": answerer.post_processing.text,
+        "prs_med": __version__,
     }
 
 
-def table(summary: dict[str, dict[str, Any]]) -> str:
-    """The summary as text, one line per modality."""
-    width = max(len("modality"), *map(len, summary))
-    lines = [f"{'modality':<{width}}  samples    Dice     IoU  zone accuracy"]
-    for name, row in summary.items():
-        zone = "n/a" if row["zone_accuracy"] is None else f"{row['zone_accuracy']:.3f}"
-        lines.append(
-            f"{name:<{width}}  {row['samples']:>7}  {row['dice']:>6.3f}  {row['iou']:>6.3f}"
-            f"  {zone:>13}"
+def _chunk(
+    answerer: Answerer,
+    opened: OpenedQuestions,
+    numbers: range,
+    settings: EvaluationSettings,
+    pool: ThreadPoolExecutor,
+    masks: Path,
+) -> Chunk:
+    masks.mkdir(exist_ok=True)
+    scoring = [
+        pool.submit(_score_and_keep, answered, masks)
+        for answered in answer_all(
+            answerer, opened.questions, numbers, settings.batch_size, pool, settings.strict
         )
-    return "\n".join(lines)
+    ]
+    of_modality: dict[str, list[Scored]] = defaultdict(list)
+    rows = []
+    for scored in (future.result() for future in scoring):
+        rows.append(scored.row)
+        of_modality[scored.row["modality"]].append(scored)
+    totals = {name: Totals.of(scored).as_json() for name, scored in of_modality.items()}
+    return {"rows": rows, "totals": totals}
 
 
-def source_path(path: Path, data_root: Path) -> str:
-    """A path as the data set names it, for reports that must not show where it lies."""
-    root = data_root.resolve()
-    return str(path.resolve().relative_to(root))
+def _score_and_keep(answered: Answered, masks: Path) -> Scored:
+    if answered.answer is not None:
+        mask = Image.fromarray(answered.answer.mask.astype(np.uint8) * 255)
+        mask.save(masks / mask_name(answered.number))
+    return score(answered)
+
+
+def _merged(chunks: Iterator[Chunk]) -> tuple[list[dict[str, Any]], dict[str, Totals]]:
+    rows: list[dict[str, Any]] = []
+    totals: dict[str, Totals] = {}
+    for chunk in chunks:
+        rows += chunk["rows"]
+        for name, loaded in chunk["totals"].items():
+            part = Totals.from_json(loaded)
+            totals[name] = totals[name] + part if name in totals else part
+    return rows, totals
+
+
+def _speed(rows: list[dict[str, Any]], answerer: Answerer, rank: Rank) -> dict[str, Any]:
+    """How fast the model answered, reading and scoring aside; all processes together."""
+    seconds = [row["seconds"] for row in rows if row["seconds"]]
+    device = answerer.device
+    return {
+        "questions_per_second": rank.world * len(seconds) / sum(seconds) if seconds else None,
+        "processes": rank.world,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _judge(
+    number: int,
+    judge: str,
+    settings: EvaluationSettings,
+    rows: list[dict[str, Any]],
+    folder: Path,
+    rank: Rank,
+) -> list[Judgement]:
+    """Ask a judge about the answers that have a reference; adds its verdicts to the rows."""
+    asked = [row for row in rows if row["answer"]]
+    with progress_bar(f"judging by {judge}", len(asked), rank) as progress:
+        judgements = judge_answers(judge, settings.judge_batch_size, asked, folder, rank, progress)
+    add_columns(number, judgements, rows)
+    return judgements
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    # Where it is not there, this was done before, and clearing up was interrupted.
+    if draft.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)

@@ -87,6 +87,20 @@ class Judgement:
     replies: tuple[str, ...]
     """What the judge wrote, as it was."""
 
+    @classmethod
+    def of(cls, judge: str, prompt: str, replies: Sequence[str]) -> Judgement:
+        """The verdicts that the replies give."""
+        return cls(judge, prompt, tuple(map(parse_verdict, replies)), tuple(replies))
+
+    def only(self, chosen: Sequence[bool]) -> Judgement:
+        """What was said about those answers for which ``chosen`` is true."""
+        return Judgement(
+            self.judge,
+            self.prompt,
+            tuple(verdict for verdict, is_in in zip(self.verdicts, chosen, strict=True) if is_in),
+            tuple(reply for reply, is_in in zip(self.replies, chosen, strict=True) if is_in),
+        )
+
     @property
     def yes(self) -> int:
         """How many answers were found right."""
@@ -204,7 +218,7 @@ class Judge:
             batch = order[start : start + self._batch_size]
             for index, reply in zip(batch, self._reply([texts[i] for i in batch]), strict=True):
                 replies[index] = reply
-        return Judgement(self.name, prompt.name, tuple(map(parse_verdict, replies)), tuple(replies))
+        return Judgement.of(self.name, prompt.name, replies)
 
     def _as_chat(self, question: str) -> str:
         """As the model was trained to be asked; without a template the question and a colon."""

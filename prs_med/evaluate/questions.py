@@ -1,51 +1,282 @@
-"""Which rows of a data set are asked."""
+"""Questions to answer, wherever they come from: annotation files, datasets, or single images."""
 
 from __future__ import annotations
 
-import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
-from prs_med.config import EvaluationSettings, InferenceSettings, Settings
+import numpy as np
+from PIL import Image
+
+from prs_med.data.dataset.index import Split
+from prs_med.data.dataset.small_columns import read_small_columns
+from prs_med.data.images import check_same_size, decode_image, decode_mask, load_image, load_mask
+from prs_med.data.listed import ListedQuestion
+from prs_med.data.paths import image_of, mask_of
 from prs_med.data.records import DataError, Record
-from prs_med.data.rows import annotation_paths, tasks_in
-from prs_med.data.sources import read_annotations
-from prs_med.data.split import split_records
+from prs_med.data.sources import BadRow
+from prs_med.data.stream.row_group_source import RowGroupSource
+from prs_med.storage.store import Store
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def records_of_split(
-    settings: EvaluationSettings | InferenceSettings, trained_with: Settings
-) -> list[Record]:
-    """The rows of the split; images that training held out are held out again in the same way.
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one image."""
+
+    row_id: str
+    """Names the row or the file, for messages and reports."""
+    image: str
+    """The image, as the data names it."""
+    text: str
+    answer: str | None
+    """The reference answer; None where there is none."""
+    modality: str | None
+    group: str
+    """Patient, study or image: answers about one group are not independent of each other."""
+    mask: str = ""
+    """The true mask, as the data names it; empty where there is none or it has no name."""
+
+
+class Questions(Protocol):
+    """A sequence of questions. Both methods may read, and be called from several threads."""
+
+    def __len__(self) -> int: ...
+
+    def question(self, number: int) -> Question:
+        """What is asked.
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+
+    def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
+        """The image in RGB, and the true mask, (H, W) bool, where there is one.
+
+        Raises:
+            DataError: one of them cannot be used.
+        """
+
+
+class AnnotatedQuestions:
+    """Rows of annotation files; those that cannot be used come last, and have no pixels."""
+
+    def __init__(
+        self, records: Sequence[Record], bad_rows: Sequence[BadRow], data_root: Path
+    ) -> None:
+        self._records = records
+        self._bad_rows = bad_rows
+        self._root = data_root.resolve()
+
+    def __len__(self) -> int:
+        return len(self._records) + len(self._bad_rows)
+
+    def question(self, number: int) -> Question:
+        """See :class:`Questions`."""
+        if number >= len(self._records):
+            return self._bad(self._bad_rows[number - len(self._records)])
+        record = self._records[number]
+        image = self._named(record.image_path)
+        return Question(
+            row_id=record.row_id,
+            image=image,
+            text=record.question,
+            answer=record.answer or None,
+            modality=record.modality,
+            group=record.group or image,
+            mask=self._named(record.mask_path),
+        )
+
+    def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
+        """See :class:`Questions`."""
+        if number >= len(self._records):
+            raise DataError(self._bad_rows[number - len(self._records)].message)
+        record = self._records[number]
+        try:
+            image, mask = load_image(record.image_path), load_mask(record.mask_path)
+        except DataError as error:
+            raise DataError(f"{record.row_id}: {error}") from None
+        check_same_size(image, mask, record.row_id)
+        return image, mask.astype(bool)
+
+    def _named(self, path: Path) -> str:
+        """A path as the data names it: reports must not show where it lies."""
+        return path.resolve().relative_to(self._root).as_posix()
+
+    @staticmethod
+    def _bad(row: BadRow) -> Question:
+        return Question(
+            row_id=row.row_id,
+            image="",
+            text=row.question,
+            answer=row.answer or None,
+            modality=row.modality or None,
+            group=row.row_id,
+        )
+
+
+class StoredQuestions:
+    """A split of a dataset of Parquet shards, in a folder or on S3."""
+
+    def __init__(self, store: Store, split: Split) -> None:
+        self._store = store
+        self._source = RowGroupSource(store, split)
+        self._ends = np.cumsum(self._source.targets())
+        self._shards = split.shards
+        self._shard_and_number = [
+            (shard, number)
+            for shard, stored in enumerate(split.shards)
+            for number in range(len(stored.row_groups))
+        ]
+        # Questions come in order, so two row groups at a time are enough.
+        self._row_group = lru_cache(2)(self._source.read)
+        self._names_of_shard = lru_cache(2)(self._read_names)
+        # Several threads would read one row group several times.
+        self._reading = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def question(self, number: int) -> Question:
+        """See :class:`Questions`."""
+        group, within = self._place(number)
+        with self._reading:
+            row_group = self._row_group(group)
+            shard, in_shard = self._shard_and_number[group]
+            row = row_group.row_of(within)
+            path, patient = self._names_of_shard(shard)[in_shard][row]
+        stored = row_group.target(within)
+        (target,) = stored.targets
+        image = (
+            path or f"{self._store.where(self._shards[shard].name)} row group {in_shard} row {row}"
+        )
+        return Question(
+            row_id=target.row_id,
+            image=image,
+            text=target.question,
+            answer=target.answer,
+            modality=stored.modality,
+            group=patient or image,
+        )
+
+    def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
+        """See :class:`Questions`."""
+        group, within = self._place(number)
+        with self._reading:
+            row_group = self._row_group(group)
+        stored = row_group.target(within)
+        (target,) = stored.targets
+        where = f"{target.row_id} ({stored.where})"
+        image, mask = decode_image(stored.image, where), decode_mask(target.mask, where)
+        check_same_size(image, mask, where)
+        return image, mask.astype(bool)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        group = int(np.searchsorted(self._ends, number, "right"))
+        return group, number - int(self._ends[group - 1] if group else 0)
+
+    def _read_names(self, shard: int) -> list[list[tuple[str, str]]]:
+        """Path of the image and patient of each row of each row group."""
+        return [
+            [(row["image"]["path"] or "", row["group"] or "") for row in rows]
+            for rows in read_small_columns(
+                self._store, self._shards[shard], ["image.path", "group"]
+            )
+        ]
+
+
+class ListedQuestions:
+    """Rows of a CSV file that may lack answers and masks."""
+
+    def __init__(self, rows: Sequence[ListedQuestion], root: Path) -> None:
+        self._rows = rows
+        self._root = root.resolve()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def question(self, number: int) -> Question:
+        """See :class:`Questions`."""
+        row = self._rows[number]
+        return Question(
+            row_id=row.row_id,
+            image=str(row.image),
+            text=row.question,
+            answer=row.answer or None,
+            modality=row.modality or None,
+            group=str(row.image),
+            mask=str(row.mask or ""),
+        )
+
+    def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
+        """See :class:`Questions`."""
+        row = self._rows[number]
+        try:
+            image = load_image(image_of(self._root, row.image, row.mask))
+            mask = load_mask(mask_of(self._root, row.mask)) if row.mask else None
+        except DataError as error:
+            raise DataError(f"{row.row_id}: {error}") from None
+        if mask is None:
+            return image, None
+        check_same_size(image, mask, row.row_id)
+        return image, mask.astype(bool)
+
+
+class ImageQuestions:
+    """One question about image files, whose answers nobody knows."""
+
+    def __init__(self, paths: Sequence[Path], text: str) -> None:
+        self._paths = paths
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def question(self, number: int) -> Question:
+        """See :class:`Questions`."""
+        path = self._paths[number]
+        return Question(str(path), str(path), self._text, None, None, str(path))
+
+    def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
+        """See :class:`Questions`."""
+        return load_image(self._paths[number]), None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and below it, by name.
 
     Raises:
-        DataError: for a row that cannot be used, or if there is none.
+        DataError: there are none.
     """
-    # Read and split exactly as in training, so that the same images are held out; then choose.
-    annotations = read_annotations(
-        Path(settings.data_root or ""),
-        annotation_paths(settings.ann_paths),
-        "error",
-        trained_with.group_column if settings.split != "test" else None,
-        tasks_in(trained_with.tasks) if settings.split != "test" else None,
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
-    if annotations.repaired_rows:
-        logging.getLogger("prs_med").info(
-            "repaired unquoted commas in %d rows, the first: %s",
-            len(annotations.repaired_rows),
-            annotations.repaired_rows[0],
-        )
-    splits = split_records(annotations.records, trained_with.val_fraction, trained_with.seed)
-    if settings.split != "test" and splits.held_out and trained_with.data:
-        raise DataError(
-            f"--split {settings.split}: no row is labelled val, and which images training held out "
-            f"was decided when the dataset {trained_with.data} was built; label the rows"
-        )
-    records = {"train": splits.train, "val": splits.val, "test": splits.test}[settings.split]
-    wanted = tasks_in(settings.tasks)
-    records = [record for record in records if wanted is None or record.task in wanted]
-    if not records:
-        of_tasks = f" and of --tasks {settings.tasks}" if wanted is not None else ""
-        raise DataError(
-            f"--split {settings.split}: no row of {settings.data_root} is labelled so{of_tasks}"
-        )
-    return records
+    if not found:
+        raise DataError(f"{folder}: no image file ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+class SomeQuestions:
+    """Some of other questions, in their order."""
+
+    def __init__(self, questions: Questions, numbers: Sequence[int]) -> None:
+        self._questions = questions
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def question(self, number: int) -> Question:
+        """See :class:`Questions`."""
+        return self._questions.question(self._numbers[number])
+
+    def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
+        """See :class:`Questions`."""
+        return self._questions.pixels(self._numbers[number])

@@ -19,7 +19,10 @@ _logger = logging.getLogger("prs_med")
 
 @contextmanager
 def as_trained_folder(
-    text: str, vlm_path: str | None = None, vision_tower: str | None = None
+    text: str,
+    vlm_path: str | None = None,
+    vision_tower: str | None = None,
+    sam_ckpt: str | None = None,
 ) -> Iterator[Path]:
     """The folder itself, or one with the weights of a training checkpoint for as long as the
     context lasts, in ``TMPDIR``.
@@ -29,6 +32,7 @@ def as_trained_folder(
             :func:`prs_med.export.named_checkpoint.find_checkpoints`.
         vlm_path: where the base model of a training checkpoint lies, if it has moved.
         vision_tower: the same for its CLIP tower.
+        sam_ckpt: the same for the file of a frozen encoder.
 
     Raises:
         SettingError: it is neither; says what was found and what is allowed.
@@ -51,5 +55,7 @@ def as_trained_folder(
     _logger.info("weights of %s", reader.where)
     with tempfile.TemporaryDirectory(prefix="prs_med-", ignore_cleanup_errors=True) as temporary:
         made = Path(temporary) / str(reader.name)
-        export_trained(reader, made, vlm_path=vlm_path, vision_tower=vision_tower)
+        export_trained(
+            reader, made, vlm_path=vlm_path, vision_tower=vision_tower, sam_ckpt=sam_ckpt
+        )
         yield made

@@ -28,7 +28,12 @@ from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.llava_loading import load_llava
 from prs_med.model.llava_weights import read_weights
 from prs_med.model.mllm import Mllm, load_tokenizer
-from prs_med.model.trained_weights import TrainedModel, load_trained_segmentation, open_trained
+from prs_med.model.trained_weights import (
+    TrainedModel,
+    in_bits,
+    load_trained_segmentation,
+    open_trained,
+)
 from prs_med.settings_io import save_settings
 
 Precision = Literal["bf16", "fp32"]
@@ -104,14 +109,15 @@ def is_merged(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / "model.json").is_file()
 
 
-def load_merged(folder: Path) -> TrainedModel:
-    """The model in such a folder, ready for evaluation.
+def load_merged(folder: Path, load_4bit: bool | None = None) -> TrainedModel:
+    """The model in such a folder, ready for evaluation; ``load_4bit`` as in
+    :func:`prs_med.model.trained_weights.load_trained`.
 
     Raises:
         CheckpointError: naming the file that is missing, corrupt or of another model.
     """
     trained = open_trained(folder)
-    settings = trained.settings
+    settings = in_bits(trained.settings, load_4bit)
     layout = read_layout(str(folder))
     mllm = Mllm(load_llava(layout, settings), layout).use_one_precision().eval()
     segmentation = load_trained_segmentation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 
@@ -30,6 +31,16 @@ def language_model_fingerprint(layout: LlavaLayout) -> dict[str, str]:
 def frozen_fingerprint(module: nn.Module) -> dict[str, str]:
     """The same for a module's parameters that are not trained."""
     return {n: _of(p) for n, p in sorted(module.named_parameters()) if not p.requires_grad}
+
+
+def weights_fingerprint(*modules: nn.Module) -> str:
+    """One digest for all parameters and buffers of some modules."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                digest.update(f"{name} {_of(tensor)}\n".encode())
+    return digest.hexdigest()
 
 
 def check_same(name: str, ours: Mapping[str, str], theirs: Mapping[str, str], where: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,25 +133,40 @@ def open_trained(folder: Path) -> TrainedFolder:
 
 
 def load_trained(
-    folder: Path, vlm_path: str | None = None, vision_tower: str | None = None
+    folder: Path,
+    vlm_path: str | None = None,
+    vision_tower: str | None = None,
+    load_4bit: bool | None = None,
 ) -> TrainedModel:
     """Build the model that ``folder`` holds, ready for evaluation.
 
     Args:
         vlm_path: where the base model lies, if it has moved since training.
         vision_tower: where the CLIP tower lies, if training took one from elsewhere that has moved.
+        load_4bit: whether the language model is loaded in 4 bits; None: as in training.
 
     Raises:
         CheckpointError: naming the file that is missing, corrupt or of another model.
     """
     trained = open_trained(folder)
-    settings = trained.settings
+    settings = in_bits(trained.settings, load_4bit)
     layout = read_layout(vlm_path or trained.base_model, vision_tower or settings.vision_tower)
     mllm = load_trained_mllm(trained, layout, settings).use_one_precision().eval()
     segmentation = load_trained_segmentation(
         trained, mllm.hidden_size, settings.decoder_dropout, trained.modalities
     ).eval()
     return TrainedModel(mllm, segmentation, layout, settings, trained.modalities)
+
+
+def in_bits(settings: Settings, load_4bit: bool | None) -> Settings:
+    """The settings of training with the language model in 4 bits or as it is; None: as in training.
+
+    Raises:
+        SettingError: weights of this kind cannot be loaded so.
+    """
+    if load_4bit is None:
+        return settings
+    return replace(settings, load_4bit=load_4bit, load_8bit=False)
 
 
 def _read_about(file: Path) -> dict[str, Any]:

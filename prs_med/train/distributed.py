@@ -13,7 +13,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from prs_med.data.order import Rank
-from prs_med.train.srun import launched_by_srun
+from prs_med.srun import launched_by_srun
 
 T = TypeVar("T")
 

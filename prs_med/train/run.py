@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from prs_med.train.loop import LoopHooks, total_steps, train
 from prs_med.train.metrics_log import MetricsLog
 from prs_med.train.progress import Progress
 from prs_med.train.resume import resume
+from prs_med.train.run_report import RunReport
 from prs_med.train.save_places import METRICS, SavePlaces, open_places
 from prs_med.train.status import write_status
 from prs_med.train.stop_requests import StopRequests, watch_for_stop
@@ -63,6 +64,19 @@ class _Parts:
     modalities: tuple[str, ...]
     mllm: Mllm
     segmentation: SegmentationBranch
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """Where the numbers of a run go."""
+
+    metrics: MetricsLog
+    report: RunReport | None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.metrics.write(step, values)
+        if self.report is not None:
+            self.report.update()
 
 
 def run(settings: Settings) -> str:
@@ -145,9 +159,18 @@ def _run(
     if rank.index == 0:
         write_status(save_dir, "running", progress.step)
     metrics = MetricsLog(save_dir / METRICS, engines.monitor, rank.index == 0)
+    report = _report(settings, save_dir, rank)
     try:
         stopped_by = _train(
-            settings, rank, parts, engines, metrics, checkpoints, progress, global_batch, say
+            settings,
+            rank,
+            parts,
+            engines,
+            _Logs(metrics, report),
+            checkpoints,
+            progress,
+            global_batch,
+            say,
         )
     finally:
         metrics.close()
@@ -156,6 +179,8 @@ def _run(
         distributed.once(lambda: _export(checkpoints, save_dir, say))
     if rank.index == 0:
         write_status(save_dir, "stopped" if stopped_by else "complete", progress.step, stopped_by)
+    if report is not None:
+        report.finish()
     stop.answered(stopped=bool(stopped_by))
     return stopped_by
 
@@ -165,7 +190,7 @@ def _train(
     rank: Rank,
     parts: _Parts,
     engines: Engines,
-    metrics: MetricsLog,
+    logs: _Logs,
     checkpoints: Checkpoints,
     progress: Progress,
     global_batch: int,
@@ -221,11 +246,18 @@ def _train(
             units=data.units,
             rank=rank,
             flops_per_token=flops_per_token(parts.layout, settings),
-            hooks=LoopHooks(score, metrics.write, say, after_step),
+            hooks=LoopHooks(score, logs.write, say, after_step),
             progress=progress,
         )
     checkpoints.finish(progress.step, state)
     return stopped_by
+
+
+def _report(settings: Settings, save_dir: Path, rank: Rank) -> RunReport | None:
+    """The report of the run; the first process alone draws it."""
+    if rank.index:
+        return None
+    return RunReport(save_dir, save_dir / METRICS, asdict(settings))
 
 
 def _base_fingerprint(parts: _Parts, settings: Settings) -> dict[str, dict[str, str]]:

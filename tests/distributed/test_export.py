@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from prs_med.data.rows import read_records
 from prs_med.data.samples import Preparation, SampleDataset
 from prs_med.data.split import split_records
+from prs_med.evaluate.results_files import read_results
 from prs_med.export.load import load_model
 from prs_med.export.merged_model import export_merged
 from prs_med.export.named_checkpoint import find_checkpoints
@@ -175,8 +176,9 @@ def test_the_programs(small, runs: Path, tmp_path: Path) -> None:
             *("eval", "--checkpoint", weights.get(name, tmp_path / name)),
             *("--data_root", small.data, "--output_dir", output, "--max_new_tokens", 12),
         )
-        rows = (output / "samples.jsonl").read_text().splitlines()
-        answers[name] = [json.loads(row) for row in rows]
+        _, answers[name] = read_results(output)
+        for row in answers[name]:
+            del row["seconds"]
     assert answers["checkpoint"] == answers["run"] == answers["final"]
     for ours, merged in zip(answers["final"], answers["merged"], strict=True):
         assert merged["predicted_answer"] == ours["predicted_answer"]

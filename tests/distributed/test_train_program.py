@@ -174,6 +174,9 @@ def test_the_run_folder_says_everything(finished) -> None:
         grad_norm_seg learning_rate skipped_steps
         samples_per_s tokens_per_s memory_gb checkpoint_stall_s"""
     assert set(expected.split()) <= set(rows[0])
+    page = (root / "run" / "report.html").read_text()
+    assert f"Complete after step {rows[-1]['step']}" in page
+    assert "val_dice" in page
     for name in ("best", "final"):
         files = {path.name for path in (root / "run" / name).iterdir()}
         assert {

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
-from prs_med.train.srun import first_host
+from prs_med.srun import first_host
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import (
@@ -140,7 +140,7 @@ def test_a_killed_rank_ends_the_other_and_the_same_job_goes_on(
 def test_each_task_finds_itself_and_the_others(slurm: SlurmCluster, tmp_path: Path) -> None:
     (tmp_path / "group.py").write_text(
         "import json, os, sys\n"
-        "from prs_med.train.srun import launched_by_srun\n"
+        "from prs_med.srun import launched_by_srun\n"
         "with open(sys.argv[1] + os.environ['SLURM_PROCID'], 'w') as file:\n"
         "    json.dump(launched_by_srun(os.environ, gpus=0), file)\n"
     )

@@ -1,31 +1,39 @@
-"""Scores of a saved model, and the program that writes them."""
+"""Answers and masks of a saved model, scored by any number of processes."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from prs_med.config import UsedModelSettings
+from prs_med.answering_config import EvaluationSettings
 from prs_med.data.answer_position import parse_position
+from prs_med.data.order import Rank
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
 from prs_med.evaluate.answering import Answerer
-from prs_med.evaluate.evaluation import Result, evaluate, summarise, table
-from prs_med.evaluate.picture_sheet import MARGIN, TILE, write_picture_sheet
+from prs_med.evaluate.evaluation import Evaluation, evaluate
+from prs_med.evaluate.judge import PROMPTS
+from prs_med.evaluate.open_questions import OpenedQuestions, open_split
+from prs_med.evaluate.questions import AnnotatedQuestions
+from prs_med.evaluate.results_files import read_results
 from prs_med.model.prs_med import forward
 from tests.unit.assembled import Assembled, assemble
+from tests.unit.chat_models import TEMPLATE, write_random, write_told
 
 ROOT = Path(__file__).parents[2]
-SCORES = ("dice", "iou", "zone_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +48,42 @@ def checkpoint(model: Assembled, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def start(*arguments: object) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def settings(small, checkpoint: Path) -> EvaluationSettings:
+    return EvaluationSettings(
+        checkpoint=str(checkpoint), data_root=str(small.data), max_new_tokens=8, batch_size=2
+    )
+
+
+@pytest.fixture(scope="module")
+def answerer(settings: EvaluationSettings) -> Answerer:
+    return Answerer.load(settings)
+
+
+def of_records(
+    answerer: Answerer,
+    records: Sequence[Record],
+    root: Path,
+    settings: EvaluationSettings,
+    output: Path,
+) -> Evaluation:
+    questions = AnnotatedQuestions(records, [], root)
+    here = replace(settings, output_dir=str(output))
+    result = evaluate(answerer, OpenedQuestions(questions, str(root), "x"), here, Rank(0, 1))
+    assert result is not None
+    return result
+
+
+def mask_of(output: Path, number: int) -> np.ndarray:
+    with Image.open(output / "masks" / f"{number:06d}.png") as image:
+        return np.asarray(image) > 0
+
+
+def start(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """The program, in a process of its own."""
     return subprocess.run(
         [sys.executable, str(ROOT / "launch" / "eval.py"), *map(str, arguments)],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -57,20 +97,12 @@ def evaluated(small, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     output = tmp_path_factory.mktemp("evaluated")
     done = start(
         *("--checkpoint", checkpoint, "--data_root", small.data, "--output_dir", output),
-        *("--max_new_tokens", 8, "--batch_size", 4, "--pictures", 4),
+        *("--max_new_tokens", 8, "--batch_size", 4, "--pictures", 1),
     )
     assert done.returncode == 0, done.stderr
-    assert str(output) in done.stdout
-    assert re.search(r"^all +6 ", done.stdout, re.MULTILINE)
+    assert str(output / "report.html") in done.stdout
+    assert re.search(r"^all +6 +0 ", done.stdout, re.MULTILINE)
     return output
-
-
-def lines(evaluated: Path) -> list[dict]:
-    return [json.loads(line) for line in (evaluated / "samples.jsonl").read_text().splitlines()]
-
-
-def answerer(checkpoint: Path) -> Answerer:
-    return Answerer.load(UsedModelSettings(checkpoint=str(checkpoint), max_new_tokens=8))
 
 
 def overlap(mask: np.ndarray, record: Record) -> tuple[float, float]:
@@ -84,79 +116,250 @@ def overlap(mask: np.ndarray, record: Record) -> tuple[float, float]:
     )
 
 
-def test_each_test_row_has_its_line(evaluated: Path, model: Assembled) -> None:
-    rows = [record for record in model.records if record.split == "test"]
-    found = lines(evaluated)
-    assert [line["row_id"] for line in found] == [record.row_id for record in rows]
-    for line, record in zip(found, rows, strict=True):
-        assert line["question"] == record.question
-        assert line["answer"] == record.answer
-        assert not Path(line["image"]).is_absolute()
-        assert (Path(model.settings.data_root) / line["image"]).samefile(record.image_path)
-        assert line["zone"] == parse_position(record.answer).zone
-        assert line["predicted_zone"] == parse_position(line["predicted_answer"]).zone
+def test_each_test_row_is_there(evaluated: Path, model: Assembled) -> None:
+    records = [record for record in model.records if record.split == "test"]
+    _, rows = read_results(evaluated)
+    assert [row["row_id"] for row in rows] == [record.row_id for record in records]
+    assert [row["number"] for row in rows] == list(range(6))
+    for row, record in zip(rows, records, strict=True):
+        assert (row["question"], row["answer"]) == (record.question, record.answer)
+        assert (row["modality"], row["error"]) == (record.modality, None)
+        for name, path in (("image", record.image_path), ("mask", record.mask_path)):
+            assert not Path(row[name]).is_absolute()
+            assert (Path(model.settings.data_root) / row[name]).samefile(path)
+        assert row["true_zone"] == parse_position(record.answer).zone
+        assert row["answered_zone"] == parse_position(row["predicted_answer"]).zone
+        mask = mask_of(evaluated, row["number"])
+        assert row["predicted_area"] == mask.sum()
+        assert (row["dice"], row["iou"]) == pytest.approx(overlap(mask, record))
+        assert row["mask_zone"] == (position_of(mask).zone if mask.any() else None)
+    assert not [name for name in os.listdir(evaluated) if name.startswith(".")]
+    assert {"report.html", "report.md"} <= {*os.listdir(evaluated)}
 
 
-def test_scores_are_those_of_the_masks(evaluated: Path, checkpoint: Path, model) -> None:
-    rows = [record for record in model.records if record.split == "test"]
-    results = evaluate(answerer(checkpoint), rows, batch_size=4)
-    assert any(result.mask.any() for result in results)
-    for line, result in zip(lines(evaluated), results, strict=True):
-        dice, iou = overlap(result.mask, result.record)
-        assert (result.dice, result.iou) == pytest.approx((dice, iou))
-        # The program ran in another process, with another number of threads.
-        assert (line["dice"], line["iou"]) == pytest.approx((dice, iou), abs=0.01)
+def test_means_are_those_of_the_rows(evaluated: Path) -> None:
+    metrics, rows = read_results(evaluated)
+    assert set(metrics["modalities"]) == {row["modality"] for row in rows}
+    for name, group in {**metrics["modalities"], None: metrics["all"]}.items():
+        chosen = [row for row in rows if name in (None, row["modality"])]
+        assert group["samples"] == len(chosen)
+        for score in ("dice", "iou", "precision", "recall"):
+            expected = np.mean([row[score] for row in chosen])
+            assert group["segmentation"][score]["mean"] == pytest.approx(expected)
+        zones = [row["true_zone"] == row["answered_zone"] for row in chosen]
+        assert group["position"]["zone_accuracy"]["mean"] == pytest.approx(np.mean(zones))
+        counts = np.array(group["position"]["confusion"]["counts"])
+        assert counts.sum() == len(chosen)
+        assert np.trace(counts) == sum(zones)
+        for score in ("meanDic", "wFm", "Sm", "mae"):
+            expected = np.mean([row[score] for row in chosen])
+            assert group["published_protocol"][score] == pytest.approx(expected)
+    assert metrics["failures"] == []
+    assert metrics["evaluation"]["post_processing"] == ""
 
 
-def test_a_pixel_is_foreground_where_its_logit_is_positive(checkpoint: Path, model) -> None:
+def test_a_pixel_is_foreground_where_its_logit_is_positive(
+    answerer: Answerer, model: Assembled, settings: EvaluationSettings, tmp_path: Path
+) -> None:
     records = model.records[:4]
     with torch.no_grad():
         logits = forward(model.mllm, model.segmentation, model.batch(records)).mask_logits
-    results = evaluate(answerer(checkpoint), records, batch_size=4)
+    of_records(answerer, records, Path(model.settings.data_root), settings, tmp_path)
     # These images have the size in which masks are computed.
-    masks = np.stack([result.mask for result in results])
+    masks = np.stack([mask_of(tmp_path, number) for number in range(4)])
     expected = (logits[:, 0] > 0).numpy()
     assert 0 < expected.mean() < 1
     assert (masks != expected).mean() < 0.001
 
 
-def test_means_are_those_of_the_lines(evaluated: Path) -> None:
-    metrics = json.loads((evaluated / "metrics.json").read_text())
-    found = lines(evaluated)
-    modality = {line["row_id"]: line["row_id"].split(".csv")[0] for line in found}
-    assert set(metrics) == {*modality.values(), "all"}
-    for name, means in metrics.items():
-        group = [line for line in found if name in ("all", modality[line["row_id"]])]
-        assert means["samples"] == len(group)
-        for score in ("dice", "iou"):
-            assert means[score] == pytest.approx(np.mean([line[score] for line in group]))
-        zones = [line["zone"] == line["predicted_zone"] for line in group if line["zone"]]
-        assert means["zone_accuracy"] == pytest.approx(np.mean(zones))
+def without_times(folder: Path) -> tuple[dict, list[dict]]:
+    metrics, rows = read_results(folder)
+    del metrics["speed"]
+    return metrics, [{**row, "seconds": None} for row in rows]
 
 
-def test_the_picture_sheet_shows_every_modality(
-    evaluated: Path, checkpoint: Path, model: Assembled, tmp_path: Path
+def test_any_number_of_processes_gives_the_same_results(
+    small, checkpoint: Path, tmp_path: Path
 ) -> None:
-    rows = [record for record in model.records if record.split == "test"]
-    chosen = [rows[index] for index in (0, 1, 3, 4)]
-    assert len({record.modality for record in rows}) == 4
-    assert len({record.modality for record in chosen}) > 2
-    expected = tmp_path / "expected.png"
-    write_picture_sheet(expected, evaluate(answerer(checkpoint), chosen, batch_size=4))
-    with Image.open(evaluated / "samples.png") as sheet, Image.open(expected) as reference:
-        assert sheet.size == reference.size
-        # The column with the images; answers and scores stand further right.
-        column = (0, 0, MARGIN + TILE, sheet.height)
-        assert sheet.crop(column).tobytes() == reference.crop(column).tobytes()
+    """Also with drawn tokens, and judged."""
+    write_told(tmp_path / "told", TEMPLATE)
+    write_random(tmp_path / "random", TEMPLATE)
+    arguments = (
+        *("--judges", f"{tmp_path / 'told'},{tmp_path / 'random'}"),
+        *("--checkpoint", checkpoint, "--data_root", small.data, "--split", "train"),
+        *("--max_new_tokens", 6, "--batch_size", 1, "--pictures", 0, "--temperature", 0.7),
+    )
+    for world in (1, 2, 3):
+        ranks = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, str(ROOT / "launch" / "eval.py"), *map(str, arguments)),
+                    *("--output_dir", str(tmp_path / str(world))),
+                ],
+                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world)},
+                stderr=subprocess.PIPE,
+            )
+            for rank in range(world)
+        ]
+        for process in ranks:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors.decode()
+    one, *others = (without_times(tmp_path / str(world)) for world in (1, 2, 3))
+    assert len(one[1]) == 24
+    assert len({row["predicted_answer"] for row in one[1]}) > 1
+    judged = one[0]["all"]["judges"]
+    assert [(Path(j["judge"]).name, j["prompt"]) for j in judged] == [
+        (judge, prompt.name) for judge in ("told", "random") for prompt in PROMPTS
+    ]
+    for number, judgement in enumerate(judged):
+        column = f"judge{1 + number // len(PROMPTS)}_{judgement['prompt']}"
+        verdicts = [row[column] for row in one[1]]
+        found = [judgement[name] for name in ("yes", "no", "unparsed")]
+        assert [verdicts.count(verdict) for verdict in (True, False, None)] == found
+        assert judgement["accuracy"] == found[0] / 24
+        of_modalities = [group["judges"][number]["yes"] for group in one[0]["modalities"].values()]
+        assert sum(of_modalities) == found[0]
+    for other in others:
+        assert other == one
+    masks = [
+        {file.name: file.read_bytes() for file in (tmp_path / str(world) / "masks").iterdir()}
+        for world in (1, 2, 3)
+    ]
+    assert masks[0] == masks[1] == masks[2]
+
+
+class InterruptedError_(Exception):
+    """Stands for the end of a process."""
+
+
+def test_an_interrupted_evaluation_goes_on(
+    small, answerer: Answerer, settings: EvaluationSettings, tmp_path: Path, monkeypatch
+) -> None:
+    here = replace(settings, split="train", batch_size=1, output_dir=str(tmp_path / "out"))
+    opened = open_split(here, answerer.settings, strict=False)
+    answer, calls = answerer.answer, 0
+
+    def counted(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 11:
+            raise InterruptedError_
+        return answer(*arguments)
+
+    monkeypatch.setattr(answerer, "answer", counted)
+    with pytest.raises(InterruptedError_):
+        evaluate(answerer, opened, here, Rank(0, 1))
+    result = evaluate(answerer, opened, here, Rank(0, 1))
+    assert result is not None
+    # Two whole chunks of four were kept.
+    assert calls == 11 + 24 - 8
+    monkeypatch.undo()
+    whole = replace(here, output_dir=str(tmp_path / "whole"))
+    expected = evaluate(answerer, opened, whole, Rank(0, 1))
+    assert expected is not None
+    for rows in (result.rows, expected.rows):
+        for row in rows:
+            row["seconds"] = None
+    assert result.rows == expected.rows
+    assert result.metrics["all"] == expected.metrics["all"]
+    for number in range(24):
+        assert (mask_of(tmp_path / "out", number) == mask_of(tmp_path / "whole", number)).all()
+
+
+def test_what_was_done_for_other_settings_is_not_taken(
+    answerer: Answerer, settings: EvaluationSettings, tmp_path: Path
+) -> None:
+    here = replace(settings, output_dir=str(tmp_path))
+    opened = open_split(here, answerer.settings, strict=False)
+    first = evaluate(answerer, opened, here, Rank(0, 1))
+    other = replace(here, minimum_area=10**6)
+    again = Answerer.load(other)
+    second = evaluate(again, opened, other, Rank(0, 1))
+    assert first is not None
+    assert second is not None
+    assert any(row["predicted_area"] for row in first.rows)
+    assert not any(row["predicted_area"] for row in second.rows)
+    assert second.metrics["evaluation"]["post_processing"] == (
+        "components of 1000000 pixels or more"
+    )
+
+
+def damaged(small, folder: Path) -> Path:
+    """A copy of the test data in which three of six questions cannot be answered or scored."""
+    root = folder / "data"
+    shutil.copytree(small.data, root)
+    tables = sorted((root / "annotations").glob("*.csv"))
+    rows = [
+        (table, line) for table in tables for line in table.read_text().splitlines()[1:]
+        if line.endswith(",test")
+    ]  # fmt: skip
+    masks = [root / line.split(",")[0] for _, line in rows]
+    images = [Path(str(mask).replace("_masks", "_images")) for mask in masks]
+    images[0].write_bytes(images[0].read_bytes()[:100])
+    masks[2].unlink()
+    Image.new("L", (32, 64)).save(masks[4])
+    return root
+
+
+def test_failures_stay_in_the_denominator(
+    small, answerer: Answerer, settings: EvaluationSettings, tmp_path: Path
+) -> None:
+    here = replace(
+        settings, data_root=str(damaged(small, tmp_path)), output_dir=str(tmp_path / "out")
+    )
+    opened = open_split(here, answerer.settings, strict=False)
+    result = evaluate(answerer, opened, here, Rank(0, 1))
+    assert result is not None
+    failed = [row for row in result.rows if row["error"]]
+    assert len(result.rows) == result.metrics["all"]["samples"] == 6
+    assert len(failed) == result.metrics["all"]["failures"] == 3
+    errors = sorted(row["error"] for row in failed)
+    assert result.metrics["failures"] == [
+        {"row_id": row["row_id"], "error": row["error"]} for row in failed
+    ]
+    assert sum("not a readable image" in error for error in errors) == 1
+    assert sum("no mask file" in error for error in errors) == 1
+    assert sum("must have the same size" in error for error in errors) == 1
+    for row in failed:
+        assert (row["dice"], row["iou"], row["meanDic"], row["mae"]) == (0, 0, 0, 1)
+        assert (row["zone_correct"], row["hd95"], row["predicted_area"]) == (False, None, None)
+    whole = replace(settings, output_dir=str(tmp_path / "whole"))
+    expected = evaluate(
+        answerer, open_split(whole, answerer.settings, strict=False), whole, Rank(0, 1)
+    )
+    assert expected is not None
+    of_row = {row["row_id"]: row for row in expected.rows}
+    good = [row for row in result.rows if not row["error"]]
+    assert [row["dice"] for row in good] == [of_row[row["row_id"]]["dice"] for row in good]
+    assert result.metrics["all"]["segmentation"]["dice"]["mean"] == pytest.approx(
+        sum(row["dice"] for row in good) / 6
+    )
+    with pytest.raises(DataError, match="no mask file"):
+        open_split(here, answerer.settings, strict=True)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
     """The one line that a mistake leaves."""
     assert done.returncode == 2
     assert "Traceback" not in done.stderr + done.stdout
-    (line,) = done.stderr.strip().splitlines()
+    line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ")
     return line
+
+
+def test_strict_stops_at_the_first_failure(small, checkpoint: Path, tmp_path: Path) -> None:
+    root = damaged(small, tmp_path)
+    for mask in root.rglob("test_masks"):
+        # The rows that are found bad before anything is answered.
+        shutil.copytree(small.data / mask.relative_to(root), mask, dirs_exist_ok=True)
+    line = refused(
+        start(
+            *("--checkpoint", checkpoint, "--data_root", root, "--strict"),
+            *("--output_dir", tmp_path / "output"),
+        )
+    )
+    assert "not a readable image" in line
+    assert re.search(r"\.csv:\d+: ", line)
 
 
 def test_a_split_without_rows_is_refused(small, checkpoint: Path, tmp_path: Path) -> None:
@@ -182,39 +385,30 @@ def test_a_folder_that_holds_no_trained_model_is_refused(small, tmp_path: Path) 
     assert str(small.llava_med / "model.json") in line
 
 
-def result(
-    answer: str, true_zone: str | None, modality: str | None = "ct", dice: float = 0.5
-) -> Result:
-    record = Record("a.csv:2", Path("i.png"), Path("m.png"), "Where?", "", "", modality, "test")
-    mask = np.zeros((4, 4), bool)
-    return Result(record, answer, mask, dice, dice / 2, true_zone, parse_position(answer).zone)
-
-
-def test_zone_accuracy_by_hand() -> None:
-    results = [
-        result("The tumor is in the top left.", "top left"),
-        result("It lies in the lower right of the image.", "bottom right"),
-        result("At the centre.", "top left"),
-        result("I cannot tell.", "center"),
-        result("Top left.", None),
-        result("Center.", "center", modality="mri", dice=1.0),
-    ]
-    correct = [True, True, False, False, None, True]
-    assert [r.zone_correct for r in results] == correct
-    summary = summarise(results)
-    assert list(summary) == ["ct", "mri", "all"]
-    assert summary["ct"]["zone_accuracy"] == 0.5
-    assert summary["mri"]["zone_accuracy"] == 1
-    assert summary["all"]["zone_accuracy"] == pytest.approx(3 / 5)
-    assert summary["all"]["samples"] == 6
-    assert summary["all"]["dice"] == pytest.approx((5 * 0.5 + 1) / 6)
-
-
-def test_without_any_zone_the_accuracy_is_not_a_number_but_absent() -> None:
-    summary = summarise([result("Top left.", None, modality=None)])
-    assert summary["all"]["zone_accuracy"] is None
-    assert summary["(not named)"]["samples"] == 1
-    assert all(line.endswith("n/a") for line in table(summary).splitlines()[1:])
+def test_without_reference_answers_texts_are_not_scored(
+    small, answerer: Answerer, settings: EvaluationSettings, tmp_path: Path
+) -> None:
+    """The true zone is then that of the true mask."""
+    source = small.data / "annotations" / "phantom_mri.csv"
+    header, *lines = source.read_text().splitlines()
+    column = header.split(",").index("answer")
+    table = tmp_path / "phantom_mri.csv"
+    short = [",".join(p for n, p in enumerate(line.split(",")) if n != column) for line in
+             (header, *(line for line in lines if '"' not in line))]  # fmt: skip
+    table.write_text("\n".join(short) + "\n")
+    here = replace(settings, ann_paths=str(table), output_dir=str(tmp_path / "out"))
+    opened = open_split(here, answerer.settings, strict=True)
+    result = evaluate(answerer, opened, here, Rank(0, 1))
+    assert result is not None
+    group = result.metrics["all"]
+    assert group["samples"] > 0
+    assert group["text"]["bleu"] is None
+    assert group["text"]["rouge_l"]["mean"] is None
+    for row in result.rows:
+        assert row["answer"] is None
+        mask_path = small.data / row["mask"]
+        with Image.open(mask_path) as mask:
+            assert row["true_zone"] == position_of(np.asarray(mask)).zone
 
 
 def drawn(folder: Path, width: int, height: int, answer: str, empty: bool = False) -> Record:
@@ -235,58 +429,40 @@ def drawn(folder: Path, width: int, height: int, answer: str, empty: bool = Fals
 SIZES = [(120, 60), (50, 200), (33, 97), (300, 4)]
 
 
-@pytest.fixture(scope="module")
-def oblong(
-    checkpoint: Path, model: Assembled, tmp_path_factory: pytest.TempPathFactory
-) -> Sequence[Result]:
-    folder = tmp_path_factory.mktemp("oblong")
-    records = [drawn(folder, *size, "Somewhere.") for size in SIZES]
-    records.append(drawn(folder, 40, 40, "Nowhere.", empty=True))
-    return evaluate(answerer(checkpoint), records, batch_size=3)
-
-
-def test_masks_are_scored_in_the_size_of_the_image(oblong: Sequence[Result]) -> None:
-    for (width, height), result in zip(SIZES, oblong[:-1], strict=True):
-        assert result.mask.shape == (height, width)
-        assert (result.dice, result.iou) == pytest.approx(overlap(result.mask, result.record))
-
-
-def test_an_answer_without_a_zone_is_compared_with_the_zone_of_the_mask(
-    oblong: Sequence[Result],
+def test_masks_are_scored_in_the_size_of_the_image(
+    answerer: Answerer, settings: EvaluationSettings, tmp_path: Path
 ) -> None:
-    for result in oblong[:-1]:
-        with Image.open(result.record.mask_path) as mask:
-            assert result.true_zone == position_of(np.asarray(mask)).zone == "bottom right"
-    assert oblong[-1].true_zone is None
-    assert oblong[-1].zone_correct is None
+    records = [drawn(tmp_path, *size, "Somewhere.") for size in SIZES]
+    records.append(drawn(tmp_path, 40, 40, "Nowhere.", empty=True))
+    result = of_records(answerer, records, tmp_path, settings, tmp_path / "out")
+    for number, ((width, height), record) in enumerate(zip(SIZES, records, strict=False)):
+        mask, row = mask_of(tmp_path / "out", number), result.rows[number]
+        assert mask.shape == (height, width)
+        assert (row["dice"], row["iou"]) == pytest.approx(overlap(mask, record))
+        # The answer names no zone, so that of the mask is the truth.
+        assert row["true_zone"] == "bottom right"
+    assert result.rows[-1]["true_zone"] is None
+    assert result.rows[-1]["zone_correct"] is None
 
 
-def test_the_picture_sheet_takes_any_shape(oblong: Sequence[Result], tmp_path: Path) -> None:
-    write_picture_sheet(tmp_path / "sheet.png", oblong)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        pixels = np.asarray(sheet)
-    assert pixels.std() > 10
-    write_picture_sheet(tmp_path / "one.png", oblong[:1])
-    with Image.open(tmp_path / "one.png") as sheet:
-        assert sheet.size[0] == pixels.shape[1]
-        assert sheet.size[1] < pixels.shape[0]
-
-
-def test_files_that_cannot_be_used_are_refused_with_their_row(
-    checkpoint: Path, model: Assembled, tmp_path: Path
+def test_the_batch_size_changes_no_result(
+    answerer: Answerer, model: Assembled, settings: EvaluationSettings, tmp_path: Path
 ) -> None:
-    record = drawn(tmp_path, 64, 64, "There.")
-    Image.new("L", (64, 32)).save(record.mask_path)
-    with pytest.raises(DataError, match=rf"^{record.row_id}: .*64 x 64 .* 64 x 32"):
-        evaluate(answerer(checkpoint), [record], batch_size=1)
-    record.image_path.write_bytes(record.image_path.read_bytes()[:200])
-    with pytest.raises(DataError, match=rf"^{record.row_id}: .*{record.image_path.name}"):
-        evaluate(answerer(checkpoint), [record], batch_size=1)
+    records, root = model.records[:5], Path(model.settings.data_root)
+    by_size = [
+        of_records(
+            answerer, records, root, replace(settings, batch_size=size), tmp_path / str(size)
+        )
+        for size in (1, 5)
+    ]
+    for one, other in zip(*(result.rows for result in by_size), strict=True):
+        assert one["predicted_answer"] == other["predicted_answer"]
+        masks = [mask_of(tmp_path / size, one["number"]) for size in ("1", "5")]
+        assert (masks[0] != masks[1]).mean() < 0.001
 
 
-def test_the_batch_size_changes_no_result(checkpoint: Path, model: Assembled) -> None:
-    records = model.records[:5]
-    by_size = [evaluate(answerer(checkpoint), records, size) for size in (1, 5)]
-    for one, other in zip(*by_size, strict=True):
-        assert one.answer == other.answer
-        assert (one.mask != other.mask).mean() < 0.001
+def test_files_can_be_read_without_this_package(evaluated: Path) -> None:
+    table = pq.read_table(evaluated / "per_sample.parquet")
+    assert table.num_rows == 6
+    assert not [field.name for field in table.schema if str(field.type) == "null"]
+    assert json.loads((evaluated / "metrics.json").read_text())["version"] == 1

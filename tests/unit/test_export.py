@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
+from prs_med.answering_config import UsedModelSettings
 from prs_med.batch import Batch
 from prs_med.checkpoint.directory_place import DirectoryPlace
-from prs_med.config import SettingError, UsedModelSettings
+from prs_med.config import SettingError
 from prs_med.data.images import load_image
 from prs_med.data.samples import prepare_images
 from prs_med.evaluate.answering import Answerer

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from prs_med.config import EvaluationSettings, InferenceSettings, SettingError, Settings
+from prs_med.answering_config import EvaluationSettings, InferenceSettings
+from prs_med.config import SettingError, Settings
 from prs_med.old_spellings import GONE, RENAMED, VALUES, modernise
 from prs_med.settings_io import parse_settings, parse_training_settings
 
@@ -69,7 +70,7 @@ def test_the_old_inference_command() -> None:
         "",
     )
     assert (kept.temperature, kept.top_p, kept.max_new_tokens) == (0.2, 0.95, 512)
-    for name in ("sam_ckpt", "encoder_type", "image_size", "lora_rank", "load_4bit"):
+    for name in ("encoder_type", "image_size", "lora_rank", "load_8bit"):
         with pytest.raises(SettingError, match=f"--{name} is no longer needed: it is read from"):
             parse_settings(InferenceSettings, [f"--{name}", "1"], "")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from prs_med.config import (
+from prs_med.answering_config import (
+    ComparisonSettings,
     EvaluationSettings,
-    ExportSettings,
-    ImportSettings,
     InferenceSettings,
-    SettingError,
-    Settings,
+    UsedModelSettings,
 )
+from prs_med.config import ExportSettings, ImportSettings, SettingError, Settings
+from prs_med.evaluate.post_processing import PostProcessing
 from prs_med.settings_io import (
     load_settings,
     parse_settings,
@@ -115,7 +115,11 @@ def test_saved_settings_are_the_same_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [Settings, EvaluationSettings, InferenceSettings, ImportSettings, ExportSettings]
+    "cls",
+    [
+        *(Settings, EvaluationSettings, InferenceSettings, ComparisonSettings),
+        *(ImportSettings, ExportSettings),
+    ],
 )
 def test_every_setting_has_help_and_is_read_by_the_code(cls) -> None:
     root = Path(__file__).resolve().parents[2]
@@ -124,10 +128,13 @@ def test_every_setting_has_help_and_is_read_by_the_code(cls) -> None:
             path.read_text()
             for folder in ("prs_med", "launch")
             for path in (root / folder).rglob("*.py")
-            if path.name != "config.py"
+            if path.name not in ("config.py", "answering_config.py")
         )
         + (root / "prs_med" / "config.py").read_text().split("def __post_init__", 2)[2]
     )
+    if issubclass(cls, UsedModelSettings):
+        # Read by their names.
+        code += "".join(f"self.{spec.name}" for spec in dataclasses.fields(PostProcessing))
     for field in dataclasses.fields(cls):
         assert len(field.metadata["help"]) > 15, field.name
         assert (
@@ -170,9 +177,17 @@ def test_inference_settings() -> None:
     assert ask("--image", "a.png", "--question", "Where?").image == "a.png"
     with pytest.raises(SettingError, match="--question is required"):
         ask("--image", "a.png")
-    for argv in ([], ["--image", "a.png", "--question", "?", "--data_root", "data"]):
-        with pytest.raises(SettingError, match="give either --image with --question"):
-            ask(*argv)
+    assert ask("--csv", "a.csv", "--data_root", "data").csv == "a.csv"
+    with pytest.raises(SettingError, match=r"give one of --image, --images, .*, not none"):
+        ask()
+    with pytest.raises(SettingError, match="not --image and --data"):
+        ask("--image", "a.png", "--question", "?", "--data", "data")
+    with pytest.raises(SettingError, match="--data_root does not go with --image"):
+        ask("--image", "a.png", "--question", "?", "--data_root", "data")
+    with pytest.raises(SettingError, match="--tasks belongs to --data_root"):
+        ask("--data", "data", "--tasks", "lung_CT")
+    assert ask("--data", "data", "--load_4bit").load_4bit is True
+    assert ask("--data", "data").load_4bit is None
     with pytest.raises(SettingError, match="--question belongs to --image"):
         ask("--data_root", "data", "--question", "Where?")
     with pytest.raises(SettingError, match="--tasks belongs to --data_root"):

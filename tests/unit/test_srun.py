@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from prs_med.srun import first_host, launched_by_srun
 from prs_med.train import distributed
-from prs_med.train.srun import first_host, launched_by_srun
 
 # As Slurm 22.05 sets them: in every process of a job, in its batch script, in the tasks of srun.
 JOB = {

@@ -95,9 +95,12 @@ class RowGroup:
 
     def target(self, number: int) -> StoredImage:
         """The image of a target, with this target alone."""
+        return self._stored(self.row_of(number), range(number, number + 1))
+
+    def row_of(self, number: int) -> int:
+        """The row of a target's image."""
         # NumPy would let Python's lock go for it, and wait behind the threads that decode.
-        row = bisect_right(self._first_target, number) - 1
-        return self._stored(row, range(number, number + 1))
+        return bisect_right(self._first_target, number) - 1
 
     def size(self, row: int) -> tuple[int, int]:
         """Stored width and height of an image in pixels."""

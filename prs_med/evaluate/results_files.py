@@ -1,0 +1,81 @@
+"""The files that an evaluation leaves for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prs_med.config import SettingError
+from prs_med.evaluate.summary import VERSION
+
+METRICS = "metrics.json"
+ROWS = "per_sample.parquet"
+
+_BY_NAME = {
+    "number": pa.int64(),
+    "true_area": pa.int64(),
+    "predicted_area": pa.int64(),
+    **dict.fromkeys(
+        (
+            *("row_id", "image", "mask", "modality", "group", "question", "answer"),
+            *("predicted_answer", "error", "true_zone", "answered_zone", "mask_zone"),
+        ),
+        pa.string(),
+    ),
+    **dict.fromkeys(
+        (
+            *("zone_correct", "near_center_correct", "answer_agrees_with_mask"),
+            "mask_zone_correct",
+        ),
+        pa.bool_(),
+    ),
+}
+
+
+def write_results(output: Path, metrics: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Write metrics.json and per_sample.parquet, each as a whole."""
+    output.mkdir(parents=True, exist_ok=True)
+    draft = output / f"{ROWS}.draft"
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema(rows[0])), draft)
+    draft.replace(output / ROWS)
+    draft = output / f"{METRICS}.draft"
+    draft.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    draft.replace(output / METRICS)
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What :func:`write_results` wrote.
+
+    Raises:
+        SettingError: the folder holds no evaluation of this version.
+    """
+    try:
+        metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        if metrics["version"] != VERSION:
+            raise SettingError(
+                f"{folder / METRICS}: version {metrics['version']!r}; this program reads {VERSION}"
+            )
+        rows: list[dict[str, Any]] = pq.read_table(folder / ROWS).to_pylist()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, SettingError):
+            raise
+        raise SettingError(
+            f"{folder}: holds no finished evaluation ({error}); give the --output_dir of one"
+        ) from None
+    return metrics, rows
+
+
+def _schema(row: dict[str, Any]) -> pa.Schema:
+    """A column of which every value is null would have no type."""
+    return pa.schema([(name, _type(name)) for name in row])
+
+
+def _type(name: str) -> pa.DataType:
+    if name.startswith("judge"):
+        return pa.bool_()
+    return _BY_NAME.get(name, pa.float64())

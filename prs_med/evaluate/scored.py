@@ -1,0 +1,105 @@
+"""One question, answered and scored: a row of the results."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from prs_med.evaluate.answered import Answered
+from prs_med.evaluate.calibration import CalibrationTotals
+from prs_med.evaluate.mask_metrics import MaskScores, mask_scores
+from prs_med.evaluate.position_scores import PositionScores, position_scores
+from prs_med.evaluate.published_protocol import (
+    CURVES,
+    LEVELS,
+    ProtocolScores,
+    protocol_scores,
+)
+from prs_med.evaluate.text_metrics import TextScores, text_scores
+
+NOT_NAMED = "(not named)"
+"""The modality of images whose modality nothing tells."""
+
+_FAILED_MASK = MaskScores(0.0, 0.0, 0.0, 0.0, None, None)
+_FAILED_PROTOCOL = ProtocolScores(np.zeros((len(CURVES), LEVELS)), np.array([0.0, 0.0, 1.0]))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one question."""
+
+    row: dict[str, Any]
+    """JSON values by the names of the columns in per_sample.parquet."""
+    protocol: ProtocolScores
+    calibration: CalibrationTotals
+    confusion: tuple[str, str | None] | None
+    """True and answered zone, where there is one true zone."""
+
+
+def score(answered: Answered) -> Scored:
+    """Score one question.
+
+    One that could not be answered, or whose truth cannot be used, has the worst score of each kind
+    that is a share, and no distances: it stays in the denominator.
+
+    Raises:
+        ValueError: it has an answer but no true mask.
+    """
+    question, answer, truth = answered.question, answered.answer, answered.truth
+    if answer is None:
+        nothing = np.zeros((1, 1), dtype=bool)
+        positions = position_scores("", question.answer or "", nothing, nothing)
+        masks, protocol = _FAILED_MASK, _FAILED_PROTOCOL
+        calibration = CalibrationTotals.none()
+    elif truth is None:
+        raise ValueError(f"{question.row_id}: has no true mask to compare with")
+    else:
+        positions = position_scores(answer.text, question.answer or "", truth, answer.mask)
+        masks = mask_scores(answer.mask, truth)
+        protocol = protocol_scores(answer.probability, truth)
+        calibration = CalibrationTotals.of(answer.probability, truth)
+    text = answer.text if answer else ""
+    texts = asdict(text_scores(text, question.answer)) if question.answer else _no_texts()
+    row = {
+        "number": answered.number,
+        "row_id": question.row_id,
+        "image": question.image,
+        "mask": question.mask,
+        "modality": question.modality or NOT_NAMED,
+        "group": question.group,
+        "question": question.text,
+        "answer": question.answer,
+        "predicted_answer": text,
+        "error": answered.error,
+        **asdict(masks),
+        **_positions(positions),
+        **texts,
+        "confidence": answer.confidence if answer else None,
+        "true_area": None if truth is None else int(truth.sum()),
+        "predicted_area": int(answer.mask.sum()) if answer else None,
+        **protocol.as_dict(),
+        "seconds": answered.seconds,
+    }
+    return Scored(row, protocol, calibration, positions.pair)
+
+
+def _no_texts() -> dict[str, None]:
+    return dict.fromkeys(spec.name for spec in fields(TextScores))
+
+
+def _positions(scores: PositionScores) -> dict[str, Any]:
+    """Zones of several findings are joined by commas."""
+    mask_right = None
+    if len(scores.true_zones) == 1:
+        mask_right = scores.mask_zone == scores.true_zones[0]
+    return {
+        "true_zone": ", ".join(scores.true_zones) or None,
+        "answered_zone": ", ".join(zone or "?" for zone in scores.answered_zones) or None,
+        "mask_zone": scores.mask_zone,
+        "zone_correct": scores.zone_correct,
+        "near_center_correct": scores.near_center_correct,
+        "answer_agrees_with_mask": scores.answer_agrees_with_mask,
+        "mask_zone_correct": mask_right,
+    }

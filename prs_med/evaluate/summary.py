@@ -1,0 +1,131 @@
+"""What metrics.json says: scores of all questions, and of those of each modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from prs_med.evaluate.calibration import CalibrationTotals
+from prs_med.evaluate.position_scores import ConfusionMatrix
+from prs_med.evaluate.published_protocol import ProtocolTotals
+from prs_med.evaluate.scored import Scored
+from prs_med.evaluate.statistics import summarise_values
+from prs_med.evaluate.text_metrics import bleu_signature, corpus_bleu
+
+VERSION = 1
+_MASKS = ("dice", "iou", "precision", "recall", "hd95", "surface_distance")
+_POSITIONS = {
+    "zone_accuracy": "zone_correct",
+    "near_center_accuracy": "near_center_correct",
+    "answer_agrees_with_mask": "answer_agrees_with_mask",
+    "mask_zone_accuracy": "mask_zone_correct",
+}
+"""Name to the column of the rows."""
+_TEXTS = ("rouge1", "rouge2", "rouge_l", "meteor_exact_stem")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What of some questions can be added up, and is not in their rows."""
+
+    protocol: ProtocolTotals
+    calibration: CalibrationTotals
+    confusion: ConfusionMatrix
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored]) -> Totals:
+        """Totals of some questions, possibly of none."""
+        return cls(
+            ProtocolTotals.of([one.protocol for one in scored]),
+            sum((one.calibration for one in scored), CalibrationTotals.none()),
+            ConfusionMatrix.of([one.confusion for one in scored if one.confusion]),
+        )
+
+    def __add__(self, other: Totals) -> Totals:
+        """Totals of both parts."""
+        return Totals(
+            self.protocol + other.protocol,
+            self.calibration + other.calibration,
+            self.confusion + other.confusion,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values that `from_json` reads."""
+        return {
+            "protocol": self.protocol.as_array().tolist(),
+            "calibration": [array.tolist() for array in vars(self.calibration).values()],
+            "confusion": self.confusion.counts.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, loaded: Mapping[str, Any]) -> Totals:
+        """What `as_json` made."""
+        pixels, confidence, foreground = loaded["calibration"]
+        return cls(
+            ProtocolTotals.from_array(np.array(loaded["protocol"], dtype=np.float64)),
+            CalibrationTotals(
+                np.array(pixels, dtype=np.int64),
+                np.array(confidence, dtype=np.float64),
+                np.array(foreground, dtype=np.int64),
+            ),
+            ConfusionMatrix(np.array(loaded["confusion"], dtype=np.int64)),
+        )
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Totals]) -> dict[str, Any]:
+    """The part of metrics.json with scores.
+
+    Args:
+        rows: of all questions, one or more.
+        totals: of the questions of each modality.
+    """
+    modalities = {}
+    for name in sorted(totals):
+        modalities[name] = _group([row for row in rows if row["modality"] == name], totals[name])
+    everything = sum((totals[name] for name in sorted(totals)), Totals.of([]))
+    return {
+        "failures": [
+            {"row_id": row["row_id"], "error": row["error"]} for row in rows if row["error"]
+        ],
+        "all": _group(rows, everything),
+        "modalities": modalities,
+    }
+
+
+def _group(rows: Sequence[Mapping[str, Any]], totals: Totals) -> dict[str, Any]:
+    groups = [row["group"] for row in rows]
+
+    def summary(column: str) -> dict[str, Any]:
+        return asdict(summarise_values([row[column] for row in rows], groups))
+
+    answered = [row for row in rows if row["answer"]]
+    return {
+        "samples": len(rows),
+        "failures": sum(row["error"] is not None for row in rows),
+        "groups": len(set(groups)),
+        "segmentation": {name: summary(name) for name in _MASKS},
+        "published_protocol": totals.protocol.scores(),
+        "position": {
+            **{name: summary(column) for name, column in _POSITIONS.items()},
+            "confusion": {
+                "rows": list(totals.confusion.rows),
+                "columns": list(totals.confusion.columns),
+                "counts": totals.confusion.counts.tolist(),
+            },
+        },
+        "text": {
+            "bleu": corpus_bleu(
+                [row["predicted_answer"] for row in answered], [row["answer"] for row in answered]
+            ),
+            "bleu_signature": bleu_signature(),
+            **{name: summary(name) for name in _TEXTS},
+        },
+        "calibration": {
+            "ece": totals.calibration.expected_calibration_error,
+            "curve": [asdict(point) for point in totals.calibration.reliability_curve()],
+        },
+        "judges": [],
+    }

@@ -1,0 +1,117 @@
+"""``report.html`` of a run, written again and again while it goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from prs_med.report.cases import Case
+from prs_med.report.training_report import write_training_report
+from prs_med.train.status import STATUS
+
+EXAMPLES = "validation"
+"""The folder of the newest validation's examples."""
+_SECONDS = 20
+"""At least so long between two versions: drawing takes a core for a moment."""
+
+_logger = logging.getLogger("prs_med")
+
+
+class RunReport:
+    """Draws the report from the run's files, in a thread of its own: training does not wait."""
+
+    def __init__(self, folder: Path, metrics: Path, settings: dict[str, Any]) -> None:
+        """
+        Args:
+            folder: the run's folder.
+            metrics: its log of metrics.
+            settings: the settings by their names.
+        """
+        self._folder = folder
+        self._metrics = metrics
+        self._settings = settings
+        self._drawing: threading.Thread | None = None
+        self._drawn_at = -float(_SECONDS)
+
+    def update(self) -> None:
+        """Draw it again, unless it was drawn just now or is being drawn."""
+        busy = self._drawing is not None and self._drawing.is_alive()
+        if busy or time.monotonic() - self._drawn_at < _SECONDS:
+            return
+        self._drawing = threading.Thread(target=self._draw, name="run report", daemon=True)
+        self._drawing.start()
+
+    def finish(self) -> None:
+        """Draw it with all that there is now."""
+        if self._drawing is not None:
+            self._drawing.join()
+        self._draw()
+
+    def _draw(self) -> None:
+        try:
+            write_training_report(
+                self._folder,
+                _json_lines(self._metrics),
+                self._settings,
+                _json(self._folder / STATUS),
+                _cases(self._folder / EXAMPLES),
+            )
+        except (OSError, ValueError) as error:
+            # A full disk, say. Training is worth more than its picture.
+            _logger.warning("report.html is not written: %s", error)
+        self._drawn_at = time.monotonic()
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines that are complete: the last one may be half written."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _cases(folder: Path) -> Sequence[Case]:
+    """What validation wrote; none if it replaces them at this moment."""
+    try:
+        examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+        return [_case(folder, example) for example in examples]
+    except FileNotFoundError:
+        return []
+
+
+def _case(folder: Path, example: dict[str, Any]) -> Case:
+    with Image.open(folder / example["image"]) as image:
+        shown = image.convert("RGB")
+    return Case(
+        title=example["row_id"],
+        kind="example",
+        modality=example["modality"] or "",
+        question=example["question"],
+        answer=example["answer"],
+        predicted_answer=example["predicted_answer"],
+        scores={"dice": example["dice"]},
+        zone_correct=example["zone_correct"],
+        image=shown,
+        truth=_mask(folder / example["truth"]),
+        predicted=_mask(folder / example["predicted"]),
+    )
+
+
+def _mask(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("L")) > 0
