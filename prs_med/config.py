@@ -397,6 +397,13 @@ class RunSettings(CheckedSettings):
     log_every: int = setting(
         10, "Steps between two lines of metrics.jsonl", positive, "a positive number"
     )
+    hang_timeout: float = setting(
+        600.0,
+        "Seconds that a process may stand at one point of a step, a batch of validation or saving; "
+        "then the run says which one it is and where, and ends (0: wait for ever)",
+        not_negative,
+        "0 or more",
+    )
     max_steps: int = setting(
         0, "Stop after this many optimizer steps (0: after EPOCHS)", not_negative, "0 or more"
     )

@@ -17,7 +17,9 @@ from prs_med.config import Settings
 from prs_med.data.order import Rank
 from prs_med.model.objective import loss_terms, weighted_mean
 from prs_med.train.engines import Engines, StepResult
+from prs_med.train.heartbeat import Heartbeat
 from prs_med.train.progress import Progress, RunningLosses
+from prs_med.train.rank_times import RankSeconds, RankTimes
 from prs_med.train.schedule import learning_rate_factor
 from prs_med.train.throughput import Throughput
 
@@ -37,6 +39,17 @@ class LoopHooks:
     after_step: Callable[[Progress, bool], str]
     """Given the progress, and whether there was a validation at this step; a reason to end before
     the last step, or nothing."""
+    log_ranks: Callable[[int, RankSeconds], None]
+    """Given the step, how long each process took."""
+
+
+@dataclass(frozen=True)
+class _Gauges:
+    """What measures a step while it is done."""
+
+    throughput: Throughput
+    times: RankTimes
+    heartbeat: Heartbeat
 
 
 def total_steps(settings: Settings, units: int, world_size: int) -> int:
@@ -57,6 +70,7 @@ def train(
     flops_per_token: float,
     hooks: LoopHooks,
     progress: Progress,
+    heartbeat: Heartbeat,
 ) -> str:
     """Train from where ``progress`` stands to the end; ``units`` are those of an epoch.
 
@@ -69,7 +83,8 @@ def train(
     steps = total_steps(settings, units, rank.world)
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
     throughput = Throughput(flops_per_token)
-    stall = 0.0
+    gauges = _Gauges(throughput, RankTimes(engines.device, rank), heartbeat)
+    stall, logged_at = 0.0, progress.step
     engines.train()
     with (
         logging_redirect_tqdm(),
@@ -85,14 +100,18 @@ def train(
             epoch = step * global_batch / units
             factor = learning_rate_factor(step, steps, settings.warmup_ratio, settings.min_lr_ratio)
             result, row_ids = _step(
-                engines, batches, settings, rank, step, epoch, factor, progress.losses, throughput
+                engines, batches, settings, rank, step, epoch, factor, progress.losses, gauges
             )
             bar.update()
             progress.step = step + 1
             _count_bad_steps(result, progress, settings, rank, row_ids, hooks)
 
             if progress.step % settings.log_every == 0 or progress.step == steps:
+                heartbeat.enter("writing the log", progress.step)
                 losses = progress.losses.read()
+                seconds = gauges.times.read(progress.step - logged_at)
+                logged_at = progress.step
+                hooks.log_ranks(progress.step, seconds)
                 hooks.log(
                     progress.step,
                     {
@@ -104,6 +123,7 @@ def train(
                         "learning_rate": settings.learning_rate * factor,
                         "skipped_steps": progress.bad_total,
                         **throughput.read(rank.world),
+                        **seconds.metrics(),
                         "checkpoint_stall_s": stall,
                     },
                 )
@@ -114,8 +134,10 @@ def train(
                 )
             validated = False
             if _ends_epoch(step, global_batch, units) or progress.step == steps:
+                heartbeat.enter("validating", progress.step)
                 validated = _validate(progress, hooks)
                 throughput.restart()
+            heartbeat.enter("saving", progress.step)
             begun = time.monotonic()
             stopped_by = hooks.after_step(progress, validated)
             stall += time.monotonic() - begun
@@ -173,24 +195,31 @@ def _step(
     epoch: float,
     rate_factor: float,
     running: RunningLosses,
-    throughput: Throughput,
+    gauges: _Gauges,
 ) -> tuple[StepResult, list[str]]:
     """One optimizer step; what it did, and the rows that this process saw in it."""
     row_ids: list[str] = []
+    enter = gauges.heartbeat.enter
     for part in range(settings.gradient_accumulation_steps):
-        batch = next(batches).to(engines.device)
+        enter("waiting for data", step)
+        with gauges.times.data():
+            batch = next(batches).to(engines.device)
         # After the loader, which draws random numbers when it starts.
         _seed_dropout(settings.seed, step, part, rank)
-        terms = loss_terms(engines.forward(batch), batch, settings)
-        loss = terms.total(settings, epoch, batch)
+        enter("in the forward pass", step)
+        with gauges.times.forward():
+            terms = loss_terms(engines.forward(batch), batch, settings)
+            loss = terms.total(settings, epoch, batch)
+        enter("in the backward pass", step)
         engines.backward(loss)
+        enter("in the optimizer step", step)
         result = engines.step(rate_factor)
         row_ids += batch.row_ids
         means = (
             weighted_mean(term, batch) for term in (terms.segmentation, terms.text, terms.modality)
         )
         running.add(settings.batch_size, loss, *means)
-        throughput.count(len(batch), batch.input_ids.numel())
+        gauges.throughput.count(len(batch), batch.input_ids.numel())
     assert result is not None, "accumulation ended without a step"
     return result, row_ids
 

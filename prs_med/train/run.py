@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import closing
@@ -42,15 +43,21 @@ from prs_med.train import distributed
 from prs_med.train.checkpoints import Checkpoints
 from prs_med.train.deepspeed_config import load_deepspeed_config
 from prs_med.train.engines import Engines
+from prs_med.train.heartbeat import Heartbeat
 from prs_med.train.loop import LoopHooks, total_steps, train
 from prs_med.train.metrics_log import MetricsLog
 from prs_med.train.progress import Progress
+from prs_med.train.rank_times import RankSeconds
 from prs_med.train.resume import resume
 from prs_med.train.run_report import RunReport
 from prs_med.train.save_places import METRICS, SavePlaces, open_places
 from prs_med.train.status import write_status
 from prs_med.train.stop_requests import StopRequests, watch_for_stop
 from prs_med.train.validate import validate
+from prs_med.train.watchdog import Watchdog
+
+RANKS = "ranks.jsonl"
+"""How long each process waited for data and computed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,19 @@ class _Logs:
     """Where the numbers of a run go."""
 
     metrics: MetricsLog
+    ranks_file: Path | None
+    """Seconds of each process; None where another process writes them."""
     report: RunReport | None
+    say: Callable[[str], None]
+
+    def ranks(self, step: int, seconds: RankSeconds) -> None:
+        """Write how long each process took, and say so if one holds up the others."""
+        if self.ranks_file is not None:
+            row = {"step": step, "data_s": seconds.data, "forward_s": seconds.forward}
+            with self.ranks_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        if seconds.complaint():
+            self.say(f"step {step}: {seconds.complaint()}")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.metrics.write(step, values)
@@ -166,7 +185,7 @@ def _run(
             rank,
             parts,
             engines,
-            _Logs(metrics, report),
+            _Logs(metrics, save_dir / RANKS if rank.index == 0 else None, report, say),
             checkpoints,
             progress,
             global_batch,
@@ -238,7 +257,8 @@ def _train(
         rank=rank,
         first_step=progress.step,
     )
-    with closing(batches):
+    heartbeat = Heartbeat()
+    with closing(batches), Watchdog(heartbeat, rank, settings.hang_timeout):
         stopped_by = train(
             engines,
             batches,
@@ -246,8 +266,9 @@ def _train(
             units=data.units,
             rank=rank,
             flops_per_token=flops_per_token(parts.layout, settings),
-            hooks=LoopHooks(score, logs.write, say, after_step),
+            hooks=LoopHooks(score, logs.write, say, after_step, logs.ranks),
             progress=progress,
+            heartbeat=heartbeat,
         )
     checkpoints.finish(progress.step, state)
     return stopped_by
