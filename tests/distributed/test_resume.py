@@ -88,7 +88,10 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines(run: Path) -> list[dict[str, float]]:
     """The metrics, without what is measured in seconds."""
-    timed = ("samples_per_s", "tokens_per_s", "memory_gb", "mfu", "checkpoint_stall_s")
+    timed = {
+        *("samples_per_s", "tokens_per_s", "memory_gb", "mfu", "checkpoint_stall_s"),
+        *("data_wait_s", "data_wait_slowest_s", "forward_s", "forward_slowest_s"),
+    }
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
