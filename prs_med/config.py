@@ -353,11 +353,20 @@ class OptimSettings(CheckedSettings):
         fraction,
         "0 <= value < 1",
     )
+    loss_spike: float = setting(
+        0.0,
+        "Also call a step bad whose loss is so many times the median of the last 50, such as 5; "
+        "costs one number per step from the device (0: only what is not finite)",
+        lambda v: v == 0 or v > 1,
+        "0, or above 1",
+    )
+    on_bad_step: Literal["skip", "rollback", "stop"] = setting(
+        "skip",
+        "A step whose loss or gradient is not finite, or jumps: skip it; or go back to the last "
+        "checkpoint and on without its batch; or stop. Its samples are in events.jsonl",
+    )
     max_bad_steps: int = setting(
-        10,
-        "Stop after this many consecutive steps whose loss or gradient is not finite",
-        positive,
-        "a positive number",
+        10, "Stop after this many bad steps without a good one", positive, "a positive number"
     )
     seed: int = setting(0, "Seed of weights, dropout and data order", not_negative, "0 or more")
 

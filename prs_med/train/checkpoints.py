@@ -137,6 +137,11 @@ class Checkpoints:
         if self._rank.index == 0:
             self._pruner.clear_up()
 
+    def settle(self) -> None:
+        """Wait until what is being saved is complete on every process, or has failed."""
+        self._saver.wait()
+        distributed.barrier()
+
     def restored(self, step: int) -> None:
         """Take note that training goes on from a checkpoint of this step."""
         self._last = CheckpointName(self._places.attempt.number, step)

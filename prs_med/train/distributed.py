@@ -76,16 +76,19 @@ def once(action: Callable[[], T]) -> T:
 
 def all_agree(answer: bool) -> bool:
     """Whether the answer is yes on every rank."""
-    answers: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(answers, answer)
-    return all(answers)
+    return all(gathered(answer))
 
 
 def first_of(problem: str) -> str:
     """The text of the first rank that has one, on every rank; empty if none has."""
-    problems: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    return next((str(text) for text in problems if text), "")
+    return next((text for text in gathered(problem) if text), "")
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all ranks, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

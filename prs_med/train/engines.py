@@ -107,14 +107,15 @@ class Engines:
         """
         self.segmentation.backward(loss)
 
-    def step(self, rate_factor: float) -> StepResult | None:
+    def step(self, rate_factor: float, veto: bool = False) -> StepResult | None:
         """End a micro-batch. The last of an accumulation updates the weights with the peak
-        learning rates times ``rate_factor``, and returns what happened; the others give None."""
+        learning rates times ``rate_factor``, unless there is a ``veto``, and returns what happened;
+        the others give None."""
         if not self.segmentation.is_gradient_accumulation_boundary():
             for engine in self.trained.values():
                 engine.step()
             return None
-        joint, *own = self._joint_norm.update()
+        joint, *own = self._joint_norm.update(veto)
         for engine in self.trained.values():
             for group in engine.optimizer.param_groups:
                 group["lr"] = group["peak_rate"] * rate_factor

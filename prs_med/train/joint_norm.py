@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.utils import combine_grad_norm_groups
 from torch import Tensor
@@ -27,18 +28,22 @@ class JointNorm:
         self._own_norms = [self._take_over(*numbered) for numbered in enumerate(optimizers)]
         self._joint: list[Tensor] = []
 
-    def update(self) -> list[float]:
+    def update(self, veto: bool = False) -> list[float]:
         """Compute the norms of the gradients at hand: over all optimizers, then each one's own.
 
         They are equal on all ranks; infinite if a gradient is not finite on any. Call it once per
         optimizer step, after the last backward pass and before the first ``step()``.
+
+        Args:
+            veto: have the optimizers discard the step, as if the norm were not finite.
         """
         # Offloaded gradients are still being copied to the host.
         get_accelerator().synchronize()
         own = [own_norm() for own_norm in self._own_norms]
         joint = combine_grad_norm_groups([norm.cpu() for norm in own])
         # Offloaded optimizers keep theirs on the host and expect it there.
-        self._joint = [joint.to(norm.device) for norm in own]
+        told = torch.full_like(joint, torch.inf) if veto else joint
+        self._joint = [told.to(norm.device) for norm in own]
         return [float(norm) for norm in (joint, *own)]
 
     def _take_over(self, index: int, optimizer: Any) -> Callable[[], Tensor]:

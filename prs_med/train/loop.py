@@ -16,6 +16,8 @@ from prs_med.batch import Batch
 from prs_med.config import Settings
 from prs_med.data.order import Rank
 from prs_med.model.objective import loss_terms, weighted_mean
+from prs_med.train.bad_steps import BadStep, LossSpikes, RollBack, batch_of_step
+from prs_med.train.distributed import gathered, sum_over_ranks
 from prs_med.train.engines import Engines, StepResult
 from prs_med.train.heartbeat import Heartbeat
 from prs_med.train.progress import Progress, RunningLosses
@@ -41,6 +43,8 @@ class LoopHooks:
     the last step, or nothing."""
     log_ranks: Callable[[int, RankSeconds], None]
     """Given the step, how long each process took."""
+    bad_step: Callable[[BadStep, str], None]
+    """Given a bad step and what becomes of it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,19 @@ class _Gauges:
     throughput: Throughput
     times: RankTimes
     heartbeat: Heartbeat
+    spikes: LossSpikes
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A step that was done."""
+
+    result: StepResult
+    row_ids: list[str]
+    """The rows that this process saw."""
+    loss: float | None
+    """Mean over the step's samples, where jumps are looked for."""
+    spike: bool
 
 
 def total_steps(settings: Settings, units: int, world_size: int) -> int:
@@ -78,12 +95,14 @@ def train(
         Why a hook wanted to end before; empty if training is complete.
 
     Raises:
-        TrainingStopped: after ``max_bad_steps`` steps in a row that were not finite.
+        RollBack: under ``on_bad_step`` rollback, at a bad step.
+        TrainingStopped: at a bad step, as ``on_bad_step`` and ``max_bad_steps`` say.
     """
     steps = total_steps(settings, units, rank.world)
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
     throughput = Throughput(flops_per_token)
-    gauges = _Gauges(throughput, RankTimes(engines.device, rank), heartbeat)
+    spikes = LossSpikes(settings.loss_spike, progress.recent_losses)
+    gauges = _Gauges(throughput, RankTimes(engines.device, rank), heartbeat, spikes)
     stall, logged_at = 0.0, progress.step
     engines.train()
     with (
@@ -99,12 +118,13 @@ def train(
         for step in range(progress.step, steps):
             epoch = step * global_batch / units
             factor = learning_rate_factor(step, steps, settings.warmup_ratio, settings.min_lr_ratio)
-            result, row_ids = _step(
+            done = _step(
                 engines, batches, settings, rank, step, epoch, factor, progress.losses, gauges
             )
             bar.update()
             progress.step = step + 1
-            _count_bad_steps(result, progress, settings, rank, row_ids, hooks)
+            progress.recent_losses = spikes.losses
+            _judge(done, progress, settings, rank, hooks)
 
             if progress.step % settings.log_every == 0 or progress.step == steps:
                 heartbeat.enter("writing the log", progress.step)
@@ -117,9 +137,9 @@ def train(
                     {
                         "epoch": epoch,
                         **losses,
-                        "grad_norm": result.gradient_norm,
-                        "grad_norm_mllm": result.mllm_norm,
-                        "grad_norm_seg": result.segmentation_norm,
+                        "grad_norm": done.result.gradient_norm,
+                        "grad_norm_mllm": done.result.mllm_norm,
+                        "grad_norm_seg": done.result.segmentation_norm,
                         "learning_rate": settings.learning_rate * factor,
                         "skipped_steps": progress.bad_total,
                         **throughput.read(rank.world),
@@ -146,23 +166,43 @@ def train(
     return ""
 
 
-def _count_bad_steps(
-    result: StepResult,
-    progress: Progress,
-    settings: Settings,
-    rank: Rank,
-    row_ids: list[str],
-    hooks: LoopHooks,
+def _judge(
+    done: _Done, progress: Progress, settings: Settings, rank: Rank, hooks: LoopHooks
 ) -> None:
-    progress.bad_in_a_row = 0 if result.applied else progress.bad_in_a_row + 1
-    if not result.applied:
-        progress.bad_total += 1
-        hooks.say(f"step {progress.step} was skipped: a loss or gradient was not finite")
-    if progress.bad_in_a_row >= settings.max_bad_steps:
-        raise TrainingStopped(
-            f"{progress.bad_in_a_row} steps in a row were not finite (--max_bad_steps); rank "
-            f"{rank.index}'s last samples: {', '.join(row_ids)}"
+    """Take note of a good step, and see to a bad one.
+
+    Raises:
+        RollBack: the run is to go back.
+        TrainingStopped: it is to stop.
+    """
+    if done.result.applied:
+        if progress.step > progress.bad_at:
+            progress.bad_in_a_row = 0
+        return
+    progress.bad_in_a_row += 1
+    progress.bad_total += 1
+    progress.bad_at = max(progress.bad_at, progress.step)
+    bad = BadStep(
+        step=progress.step,
+        batch=batch_of_step(progress.step - 1, progress.skipped_batches),
+        cause="the loss jumped" if done.spike else "a loss or gradient was not finite",
+        loss=done.loss,
+        row_ids=gathered(done.row_ids),
+    )
+    stop = settings.on_bad_step == "stop" or progress.bad_in_a_row >= settings.max_bad_steps
+    hooks.bad_step(bad, "stopped" if stop else settings.on_bad_step)
+    if stop:
+        many = (
+            f"{progress.bad_in_a_row} bad steps without a good one (--max_bad_steps), the last: "
+            if progress.bad_in_a_row > 1
+            else ""
         )
+        raise TrainingStopped(
+            f"{many}step {bad.step}: {bad.cause}; rank {rank.index}'s samples: "
+            f"{', '.join(done.row_ids)}"
+        )
+    if settings.on_bad_step == "rollback":
+        raise RollBack(bad)
 
 
 def _validate(progress: Progress, hooks: LoopHooks) -> bool:
@@ -196,9 +236,11 @@ def _step(
     rate_factor: float,
     running: RunningLosses,
     gauges: _Gauges,
-) -> tuple[StepResult, list[str]]:
-    """One optimizer step; what it did, and the rows that this process saw in it."""
+) -> _Done:
+    """One optimizer step."""
     row_ids: list[str] = []
+    summed = torch.zeros((), device=engines.device)
+    loss_of_step, spike = None, False
     enter = gauges.heartbeat.enter
     for part in range(settings.gradient_accumulation_steps):
         enter("waiting for data", step)
@@ -213,7 +255,11 @@ def _step(
         enter("in the backward pass", step)
         engines.backward(loss)
         enter("in the optimizer step", step)
-        result = engines.step(rate_factor)
+        summed += loss.detach()
+        if gauges.spikes.wanted and part + 1 == settings.gradient_accumulation_steps:
+            loss_of_step = float(sum_over_ranks(summed)) / (part + 1) / rank.world
+            spike = gauges.spikes.is_spike(loss_of_step)
+        result = engines.step(rate_factor, veto=spike)
         row_ids += batch.row_ids
         means = (
             weighted_mean(term, batch) for term in (terms.segmentation, terms.text, terms.modality)
@@ -221,7 +267,9 @@ def _step(
         running.add(settings.batch_size, loss, *means)
         gauges.throughput.count(len(batch), batch.input_ids.numel())
     assert result is not None, "accumulation ended without a step"
-    return result, row_ids
+    if result.applied and loss_of_step is not None:
+        gauges.spikes.remember(loss_of_step)
+    return _Done(result, row_ids, loss_of_step, spike)
 
 
 def _ends_epoch(step: int, global_batch: int, units: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from prs_med.data.order import Rank
+from prs_med.train.bad_steps import BadStep, batch_of_step
 from prs_med.train.distributed import sum_over_ranks
 
 LOSS_NAMES = ("loss", "loss_seg", "loss_txt", "loss_cls")
@@ -61,19 +62,42 @@ class Progress:
         self.step = 0
         """Optimizer steps done, those that were skipped included."""
         self.bad_in_a_row = 0
+        """Bad steps since the last good one behind them."""
+        self.bad_at = 0
+        """The last bad step."""
         self.bad_total = 0
+        self.skipped_batches: list[int] = []
+        """Global batches that no step sees, in ascending order."""
+        self.recent_losses: list[float] = []
+        """What a jump of the loss is told by."""
         self.scores: dict[str, float] = {}
         """Of the last validation."""
         self.scored_at = 0
         """The step of the last validation."""
         self.losses = RunningLosses(device, rank)
 
+    @property
+    def next_batch(self) -> int:
+        """Which global batch of the endless sequence the next step sees, from 0."""
+        return batch_of_step(self.step, self.skipped_batches)
+
+    def go_back(self, saved: dict[str, Any], bad: BadStep) -> None:
+        """Go on from what an earlier :meth:`dumps` gave, without the batch of a bad step."""
+        counts = self.bad_in_a_row, self.bad_at, self.bad_total
+        skipped = sorted({*self.skipped_batches, bad.batch})
+        self.load(saved)
+        self.bad_in_a_row, self.bad_at, self.bad_total = counts
+        self.skipped_batches = skipped
+
     def dumps(self) -> dict[str, Any]:
         """JSON values from which a run goes on. Every process must call it."""
         return {
             "step": self.step,
             "bad_in_a_row": self.bad_in_a_row,
+            "bad_at": self.bad_at,
             "bad_total": self.bad_total,
+            "skipped_batches": self.skipped_batches,
+            "recent_losses": self.recent_losses,
             "scores": self.scores,
             "scored_at": self.scored_at,
             "losses": self.losses.dumps(),
@@ -83,7 +107,10 @@ class Progress:
         """Go on from what :meth:`dumps` gave on the first process."""
         self.step = saved["step"]
         self.bad_in_a_row = saved["bad_in_a_row"]
+        self.bad_at = saved["bad_at"]
         self.bad_total = saved["bad_total"]
+        self.skipped_batches = saved["skipped_batches"]
+        self.recent_losses = saved["recent_losses"]
         self.scores = saved["scores"]
         self.scored_at = saved["scored_at"]
         self.losses.load(saved["losses"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,38 @@ def resume(
     """
     if not settings.resume:
         return None
+    reader = _load(settings, places, checkpoints, expected, check_state, say)
+    _restore_metrics(settings, None if reader is None else reader.file(METRICS))
+    return None if reader is None else reader.manifest
+
+
+def go_back(
+    settings: Settings,
+    places: SavePlaces,
+    checkpoints: Checkpoints,
+    expected: Mapping[str, Any],
+    check_state: Callable[[Mapping[str, Any]], object],
+    say: Callable[[str], None],
+) -> Manifest:
+    """Load the newest checkpoint while training; the log of metrics keeps what was written since.
+
+    Arguments and errors as of :func:`resume`.
+    """
+    checkpoints.settle()
+    newest = replace(settings, resume="auto")
+    reader = _load(newest, places, checkpoints, expected, check_state, say)
+    assert reader is not None, "one is saved before the first step"
+    return reader.manifest
+
+
+def _load(
+    settings: Settings,
+    places: SavePlaces,
+    checkpoints: Checkpoints,
+    expected: Mapping[str, Any],
+    check_state: Callable[[Mapping[str, Any]], object],
+    say: Callable[[str], None],
+) -> CheckpointReader | None:
     by_name = settings.resume != "auto"
     found = distributed.once(lambda: _candidates(settings, places, say))
     for uri, name in found:
@@ -76,13 +109,11 @@ def resume(
                 f"{error}; the settings of model and training must be those of the run to go on "
                 "with"
             ) from None
-        _restore_metrics(settings, reader.file(METRICS))
-        return reader.manifest
+        return reader
     if found:
         raise CheckpointError(
             f"none of the {len(found)} checkpoints can be used: see the warnings above"
         )
-    _restore_metrics(settings, None)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedTokenizerBase
 
+from prs_med.checkpoint.manifest import Manifest
 from prs_med.config import Settings, names_in
 from prs_med.data.augment import Augmentation
 from prs_med.data.collate import Collator
@@ -40,6 +41,7 @@ from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import save_settings
 from prs_med.train import distributed
+from prs_med.train.bad_steps import BadStep, RollBack, without
 from prs_med.train.checkpoints import Checkpoints
 from prs_med.train.deepspeed_config import load_deepspeed_config
 from prs_med.train.engines import Engines
@@ -48,7 +50,7 @@ from prs_med.train.loop import LoopHooks, total_steps, train
 from prs_med.train.metrics_log import MetricsLog
 from prs_med.train.progress import Progress
 from prs_med.train.rank_times import RankSeconds
-from prs_med.train.resume import resume
+from prs_med.train.resume import go_back, resume
 from prs_med.train.run_report import RunReport
 from prs_med.train.save_places import METRICS, SavePlaces, open_places
 from prs_med.train.status import write_status
@@ -58,6 +60,8 @@ from prs_med.train.watchdog import Watchdog
 
 RANKS = "ranks.jsonl"
 """How long each process waited for data and computed."""
+EVENTS = "events.jsonl"
+"""Bad steps, with their samples."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class _Logs:
 
     metrics: MetricsLog
     ranks_file: Path | None
-    """Seconds of each process; None where another process writes them."""
+    """Seconds of each process; None where another process writes them, as for the next."""
+    events_file: Path | None
     report: RunReport | None
     say: Callable[[str], None]
 
@@ -91,6 +96,14 @@ class _Logs:
                 file.write(json.dumps(row) + "\n")
         if seconds.complaint():
             self.say(f"step {step}: {seconds.complaint()}")
+
+    def bad_step(self, bad: BadStep, action: str) -> None:
+        """Write what happened at a bad step, and say so."""
+        if self.events_file is not None:
+            with self.events_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(bad.as_json(action)) + "\n")
+        told = "skipped" if action == "skip" else action
+        self.say(f"step {bad.step}: {bad.cause}; {told}. Its samples are in {EVENTS}")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.metrics.write(step, values)
@@ -162,14 +175,11 @@ def _run(
         fixed_buffers={f"mllm/{name}": value.numpy() for name, value in adapter.items()},
         fixed_state=identity,
     )
-    manifest = resume(
-        settings,
-        places,
-        checkpoints,
-        identity,
-        lambda state: parts.data.steps_of(state["data"], global_batch),
-        say,
-    )
+
+    def check_state(state: Mapping[str, Any]) -> None:
+        parts.data.steps_of(state["data"], global_batch)
+
+    manifest = resume(settings, places, checkpoints, identity, check_state, say)
     progress = Progress(engines.device, rank)
     if manifest is not None:
         progress.load(manifest.state["progress"])
@@ -179,16 +189,24 @@ def _run(
         write_status(save_dir, "running", progress.step)
     metrics = MetricsLog(save_dir / METRICS, engines.monitor, rank.index == 0)
     report = _report(settings, save_dir, rank)
+    logs = _Logs(
+        metrics,
+        save_dir / RANKS if rank.index == 0 else None,
+        save_dir / EVENTS if rank.index == 0 else None,
+        report,
+        say,
+    )
     try:
         stopped_by = _train(
             settings,
             rank,
             parts,
             engines,
-            _Logs(metrics, save_dir / RANKS if rank.index == 0 else None, report, say),
+            logs,
             checkpoints,
             progress,
             global_batch,
+            lambda: go_back(settings, places, checkpoints, identity, check_state, say),
             say,
         )
     finally:
@@ -213,6 +231,7 @@ def _train(
     checkpoints: Checkpoints,
     progress: Progress,
     global_batch: int,
+    return_to_checkpoint: Callable[[], Manifest],
     say: Callable[[str], None],
 ) -> str:
     preparation = Preparation(
@@ -240,7 +259,7 @@ def _train(
             "scores": progress.scores if step == progress.scored_at else {},
             "epoch": step * global_batch / data.units,
             "samples": step * global_batch,
-            "data": data.state(global_batch, step),
+            "data": data.state(global_batch, progress.next_batch),
             "schedule": {"total_steps": total_steps(settings, data.units, rank.world)},
         }
 
@@ -249,27 +268,42 @@ def _train(
 
     if not progress.step:
         checkpoints.start(state, say)
-    batches = data.training_batches(
-        preparation,
-        collator,
-        micro_batch=settings.batch_size,
-        accumulation=settings.gradient_accumulation_steps,
-        rank=rank,
-        first_step=progress.step,
-    )
-    heartbeat = Heartbeat()
-    with closing(batches), Watchdog(heartbeat, rank, settings.hang_timeout):
-        stopped_by = train(
-            engines,
-            batches,
-            settings,
-            units=data.units,
+    hooks = LoopHooks(score, logs.write, say, after_step, logs.ranks, logs.bad_step)
+
+    def train_on() -> str:
+        first = progress.next_batch
+        batches = data.training_batches(
+            preparation,
+            collator,
+            micro_batch=settings.batch_size,
+            accumulation=settings.gradient_accumulation_steps,
             rank=rank,
-            flops_per_token=flops_per_token(parts.layout, settings),
-            hooks=LoopHooks(score, logs.write, say, after_step, logs.ranks),
-            progress=progress,
-            heartbeat=heartbeat,
+            first_step=first,
         )
+        heartbeat = Heartbeat()
+        with closing(batches), Watchdog(heartbeat, rank, settings.hang_timeout):
+            return train(
+                engines,
+                without(
+                    batches, first, settings.gradient_accumulation_steps, progress.skipped_batches
+                ),
+                settings,
+                units=data.units,
+                rank=rank,
+                flops_per_token=flops_per_token(parts.layout, settings),
+                hooks=hooks,
+                progress=progress,
+                heartbeat=heartbeat,
+            )
+
+    stopped_by = None
+    while stopped_by is None:
+        try:
+            stopped_by = train_on()
+        except RollBack as event:
+            manifest = return_to_checkpoint()
+            progress.go_back(manifest.state["progress"], event.bad)
+            say(f"{event}; going on from step {progress.step} without its batch")
     checkpoints.finish(progress.step, state)
     return stopped_by
 

@@ -64,7 +64,7 @@ def keep_gradients(path: str) -> None:
     """Write the averaged gradients of both sides before the first optimizer step."""
     done = not path
 
-    def step(self: Engines, rate_factor: float) -> StepResult | None:
+    def step(self: Engines, rate_factor: float, veto: bool = False) -> StepResult | None:
         nonlocal done
         if not done and self.mllm.is_gradient_accumulation_boundary():
             done = True
@@ -76,7 +76,7 @@ def keep_gradients(path: str) -> None:
             }
             if torch.distributed.get_rank() == 0:
                 save_file(found, path)
-        return _step(self, rate_factor)
+        return _step(self, rate_factor, veto)
 
     Engines.step = step  # type: ignore[method-assign]
 
@@ -86,9 +86,9 @@ def stop_after(steps: int) -> None:
     alone: the others must learn of it."""
     done = 0
 
-    def step(self: Engines, rate_factor: float) -> StepResult | None:
+    def step(self: Engines, rate_factor: float, veto: bool = False) -> StepResult | None:
         nonlocal done
-        result = _step(self, rate_factor)
+        result = _step(self, rate_factor, veto)
         done += result is not None
         if result is not None and done == steps and torch.distributed.get_rank() == 0:
             os.kill(os.getpid(), signal.SIGTERM)
