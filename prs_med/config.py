@@ -399,9 +399,6 @@ class RunSettings(CheckedSettings):
     keep_last: int = setting(
         2, "Checkpoints to keep besides the best one", positive, "a positive number"
     )
-    best_metric: Literal["val_dice", "val_iou", "val_loss_seg", "val_loss_txt", "val_loss_cls"] = (
-        setting("val_dice", "Validation score by which a checkpoint is the best")
-    )
     deepspeed: str = setting("", "DeepSpeed configuration, for example ds_configs/zero2.json")
     log_every: int = setting(
         10, "Steps between two lines of metrics.jsonl", positive, "a positive number"
@@ -418,8 +415,76 @@ class RunSettings(CheckedSettings):
     )
 
 
+_LOWER_IS_BETTER = ("val_loss", "val_hd95", "val_surface_distance")
+_OF_ANSWERS = (
+    *("val_zone_accuracy", "val_near_center_accuracy", "val_answer_agrees_with_mask"),
+    "val_rouge_l",
+)
+
+
 @dataclass(kw_only=True)
-class Settings(DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings):
+class ValidationSettings(CheckedSettings):
+    """Validation: what is measured after each epoch, and by what a checkpoint is the best"""
+
+    validation_answers: int = setting(
+        32,
+        "Questions, spread evenly over the validation samples, that are answered in words at each "
+        "validation (0: none)",
+        not_negative,
+        "0 or more",
+    )
+    validation_answer_tokens: int = setting(
+        64, "Longest of these answers in tokens", positive, "a positive number"
+    )
+    validation_pictures: int = setting(
+        6,
+        "Of these questions, so many are kept with their pictures in SAVE_DIR/validation (0: none)",
+        not_negative,
+        "0 or more",
+    )
+    best_metric: Literal[
+        "val_dice",
+        "val_iou",
+        "val_precision",
+        "val_recall",
+        "val_hd95",
+        "val_surface_distance",
+        "val_mask_zone_accuracy",
+        "val_zone_accuracy",
+        "val_near_center_accuracy",
+        "val_answer_agrees_with_mask",
+        "val_rouge_l",
+        "val_loss_seg",
+        "val_loss_txt",
+        "val_loss_cls",
+    ] = setting("val_dice", "Validation score by which a checkpoint is the best")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the best of two checkpoints is the one with the higher ``best_metric``."""
+        return not self.best_metric.startswith(_LOWER_IS_BETTER)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_answers:
+            return
+        if self.best_metric in _OF_ANSWERS:
+            raise SettingError(
+                f"--best_metric {self.best_metric} is a score of answers: set --validation_answers "
+                "to more than 0"
+            )
+        for spec in dataclasses.fields(ValidationSettings):
+            value = getattr(self, spec.name)
+            if spec.name.startswith("validation_") and value not in (0, spec.default):
+                raise SettingError(
+                    f"--{spec.name} has no effect with --validation_answers 0: drop one of them"
+                )
+
+
+@dataclass(kw_only=True)
+class Settings(
+    DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings, ValidationSettings
+):
     """All settings of one training run."""
 
     def __post_init__(self) -> None:

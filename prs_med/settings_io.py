@@ -25,10 +25,14 @@ from prs_med.config import (
     OptimSettings,
     RunSettings,
     Settings,
+    ValidationSettings,
 )
 from prs_med.old_spellings import modernise
 
-_TRAINING_GROUPS = (DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings)
+_TRAINING_GROUPS = (
+    *(DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings),
+    ValidationSettings,
+)
 
 S = TypeVar("S", bound=CheckedSettings)
 

@@ -69,3 +69,9 @@ def evaluation_batches(samples: int, micro_batch: int, rank: Rank) -> list[list[
     mine = range(rank.index * each, (rank.index + 1) * each)
     numbers = [number if number < samples else None for number in mine]
     return [numbers[start : start + micro_batch] for start in range(0, each, micro_batch)]
+
+
+def evenly_spread(count: int, samples: int) -> list[int]:
+    """Numbers of ``count`` samples, or of all if there are fewer, at equal distances."""
+    count = min(count, samples)
+    return [number * samples // count for number in range(count)]

@@ -50,6 +50,7 @@ class ImageSizes:
 @dataclass(frozen=True)
 class Sample:
     """One sample, before batching; shapes as in :class:`prs_med.batch.Batch` without B and I.
+    ``question`` and ``answer`` are what ``text`` encodes.
 
     Samples of one image that are made together share its tensors.
     """
@@ -58,6 +59,8 @@ class Sample:
     image_seg: Tensor
     mask: Tensor
     text: EncodedText
+    question: str
+    answer: str
     modality: int
     row_id: str
     weight: float
@@ -107,6 +110,8 @@ class Preparation:
                 image_seg=image_seg,
                 mask=torch.from_numpy(self.sizes.fit.fit_mask(target.mask))[None],
                 text=self.prompts.encode(target.question, target.answer, row_id),
+                question=target.question,
+                answer=target.answer,
                 modality=label,
                 row_id=row_id,
                 weight=weight / len(targets),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from prs_med.data.order import Rank, evaluation_batches, training_positions
 from prs_med.data.records import Record
 from prs_med.data.rows import modality_vocabulary
 from prs_med.data.same_sequence import check_same_sequence
-from prs_med.data.samples import Preparation, SampleDataset, TrainingSamples
+from prs_med.data.samples import Preparation, Sample, SampleDataset, TrainingSamples
 
 
 class Batches(Protocol):
@@ -65,6 +65,11 @@ class TrainingData(Protocol):
         self, preparation: Preparation, collator: Collator, *, micro_batch: int, rank: Rank
     ) -> Iterable[Batch]:
         """Micro-batches of one process that, over all, hold every sample exactly once."""
+
+    def read_validation(
+        self, preparation: Preparation, numbers: Sequence[int]
+    ) -> Generator[Sample]:
+        """The validation samples of these numbers (from 0), one after the other; to be closed."""
 
 
 class LocalData:
@@ -119,6 +124,14 @@ class LocalData:
         """See :class:`TrainingData`."""
         order = evaluation_batches(len(self._val), micro_batch, rank)
         return self._loader(SampleDataset(self._val, preparation), collator, order)
+
+    def read_validation(
+        self, preparation: Preparation, numbers: Sequence[int]
+    ) -> Generator[Sample]:
+        """See :class:`TrainingData`."""
+        samples = SampleDataset(self._val, preparation)
+        for number in numbers:
+            yield samples[number]
 
     def _loader(
         self, dataset: Any, collator: Collator, order: Iterable[list[Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,7 @@ def predict(
     end_token: int,
     sampling: Sampling,
     generator: torch.Generator,
+    any_open: Callable[[bool], bool] = bool,
 ) -> Predictions:
     """One prefill gives the mask; decoding goes on from its cache and gives the answer.
 
@@ -56,6 +58,9 @@ def predict(
         image_vlm: (B, 3, V, V) uint8.
         image_seg: (B, 3, S, S) uint8.
         generator: source of randomness where tokens are drawn, on the images' device.
+        any_open: whether decoding goes on, given before each token whether an answer of these has
+            not ended; by default, just that. Where processes hold the weights in parts (ZeRO-3),
+            all must decode until the last answer of any of them has ended, and so agree on it.
     """
     device = image_vlm.device
     input_ids, mask = _pad_left(prompts, pad_token, device)
@@ -64,7 +69,8 @@ def predict(
     height, width = image_seg.shape[-2:]
     mask_logits, _ = segmentation(image_seg, hidden, mask, (height, width))
     answers = _decode(
-        mllm, hidden[:, -1:], mask, prefill.past_key_values, end_token, sampling, generator
+        *(mllm, hidden[:, -1:], mask, prefill.past_key_values),
+        *(end_token, sampling, generator, any_open),
     )
     return Predictions(mask_logits, answers)
 
@@ -89,6 +95,7 @@ def _decode(
     end_token: int,
     sampling: Sampling,
     generator: torch.Generator,
+    any_open: Callable[[bool], bool],
 ) -> list[tuple[int, ...]]:
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     open_rows = set(range(len(mask)))
@@ -100,7 +107,7 @@ def _decode(
                     open_rows.discard(row)
                 else:
                     answers[row].append(value)
-        if not open_rows or length == sampling.max_new_tokens:
+        if length == sampling.max_new_tokens or not any_open(bool(open_rows)):
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         output = mllm.decode(token, mask, cache)

@@ -1,7 +1,7 @@
 """How well one predicted mask covers the true one: overlap, and distances between the outlines.
 
-MONAI computes all of them, so that they mean what they mean in other work on medical images. The
-published system reports other numbers under similar names; they are in
+MONAI computes overlaps and distances, so that they mean what they mean in other work on medical
+images. The published system reports other numbers under similar names; they are in
 :mod:`prs_med.evaluate.published_protocol`.
 """
 
@@ -12,15 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from monai.metrics import (
-    compute_average_surface_distance,
     compute_confusion_matrix_metric,
-    compute_dice,
-    compute_hausdorff_distance,
-    compute_iou,
     get_confusion_matrix,
+    get_surface_distance,
 )
 
-HAUSDORFF_PERCENTILE = 95.0
+HAUSDORFF_QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
@@ -76,26 +73,36 @@ def mask_scores(predicted: np.ndarray, truth: np.ndarray) -> MaskScores:
             return MaskScores(0.0, 0.0, 0.0, 0.0, None, None)
         return MaskScores(1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
     box = _box(predicted | truth)
+    pair = predicted[box], truth[box]
     # (1, 1, h, w): MONAI's batch and class. Bool would overflow where it adds pixels up.
-    pair = [
-        torch.from_numpy(np.ascontiguousarray(mask[box], dtype=np.float32))[None, None]
-        for mask in (predicted, truth)
-    ]
-    confusion = get_confusion_matrix(*pair)
-    return MaskScores(
-        dice=float(compute_dice(*pair, ignore_empty=False)),
-        iou=float(compute_iou(*pair, ignore_empty=False)),
-        precision=float(compute_confusion_matrix_metric("precision", confusion)),
-        recall=float(compute_confusion_matrix_metric("recall", confusion)),
-        hd95=float(
-            compute_hausdorff_distance(
-                *pair, include_background=True, percentile=HAUSDORFF_PERCENTILE
-            )
-        ),
-        surface_distance=float(
-            compute_average_surface_distance(*pair, include_background=True, symmetric=True)
-        ),
+    confusion = get_confusion_matrix(
+        *(torch.from_numpy(mask.astype(np.float32))[None, None] for mask in pair)
     )
+    dice, iou, precision, recall = (
+        # Dice is the F1 of the pixels, IoU their threat score.
+        float(compute_confusion_matrix_metric(name, confusion))
+        for name in ("f1 score", "threat score", "precision", "recall")
+    )
+    there, back = _distances(_outline(pair[0]), _outline(pair[1]))
+    hd95 = max(np.quantile(there, HAUSDORFF_QUANTILE), np.quantile(back, HAUSDORFF_QUANTILE))
+    surface_distance = np.concatenate([there, back]).mean()
+    return MaskScores(dice, iou, precision, recall, float(hd95), float(surface_distance))
+
+
+def _distances(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances from each outline pixel to the other outline, both ways.
+
+    MONAI's functions for the two measures would each find both outlines and all distances again.
+    """
+    return get_surface_distance(one, other), get_surface_distance(other, one)
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """The pixels of the mask that have a neighbour outside it, (H, W) bool."""
+    # SciPy's erosion, which MONAI takes, finds the same in twenty times the time.
+    wider = np.pad(mask, 1)
+    inside = wider[:-2, 1:-1] & wider[2:, 1:-1] & wider[1:-1, :-2] & wider[1:-1, 2:]
+    return mask & ~inside
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:

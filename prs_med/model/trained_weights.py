@@ -36,6 +36,7 @@ from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, build_mllm, load_llava, make_trainable
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import load_settings, save_settings
+from prs_med.storage.replaced_folder import replace_folder
 
 FORMAT_VERSION = 1
 
@@ -86,7 +87,7 @@ def save_trained(
     tokenizer.save_pretrained(str(draft / "tokenizer"))
     save_settings(settings, draft / "settings.yaml")
     write_description(draft, settings.vlm_path, modalities, results)
-    _replace(draft, folder)
+    replace_folder(draft, folder)
 
 
 def write_description(
@@ -100,15 +101,6 @@ def write_description(
         "results": dict(results),
     }
     (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-
-
-def _replace(draft: Path, folder: Path) -> None:
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
-"""What all processes must decide alike at the end of a step."""
+"""What processes tell each other over the host, while their devices go on."""
 
 from __future__ import annotations
+
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+T = TypeVar("T")
+
 
 class Agreement:
-    """Processes tell each other yes or no, over the host: the device is not waited for."""
+    """A group of all processes whose messages do not pass through their devices."""
 
     def __init__(self) -> None:
         self._group = dist.new_group(backend="gloo")
@@ -17,3 +21,10 @@ class Agreement:
         votes = torch.tensor(answers, dtype=torch.uint8)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group)
         return [bool(vote) for vote in votes]
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all processes in their order, on the first one; nothing on the others."""
+        first = dist.get_rank() == 0
+        values: list[Any] | None = [None] * dist.get_world_size() if first else None
+        dist.gather_object(value, values, group=self._group)
+        return values or []

@@ -100,9 +100,7 @@ class Checkpoints:
         )
         self._agreement = Agreement()
         self._retention = Retention(
-            settings.keep_last,
-            settings.best_metric,
-            higher_is_better=not settings.best_metric.startswith("val_loss"),
+            settings.keep_last, settings.best_metric, settings.higher_is_better
         )
         self._pruner = Pruner(places.main, self._retention)
         self._mirror = self._start_mirror()

@@ -81,6 +81,17 @@ class Engines:
         return torch.device(self.segmentation.device)
 
     @property
+    def language_model(self) -> Mllm:
+        """The language model itself, for generation in evaluation mode.
+
+        Under ZeRO-3 each of its layers gathers its weights when it is called: every rank must call
+        the same ones in the same order. DeepSpeed forgets meanwhile which layers come next, and
+        learns it anew in the training step that follows.
+        """
+        module: Mllm = getattr(self.mllm, "module", self.mllm)
+        return module
+
+    @property
     def monitor(self) -> Any:
         """DeepSpeed's monitor, as the user's configuration switches it on."""
         return next(iter(self.trained.values())).monitor

@@ -212,9 +212,11 @@ def _validate(progress: Progress, hooks: LoopHooks) -> bool:
         return False
     progress.scores, progress.scored_at = scores, progress.step
     hooks.log(progress.step, scores)
+    zones = scores.get("val_zone_accuracy")
     hooks.say(
         f"step {progress.step}: validation Dice {scores['val_dice']:.4f}, "
         f"IoU {scores['val_iou']:.4f}, text loss {scores['val_loss_txt']:.4f}"
+        + ("" if zones is None else f", zone of answers right {zones:.3f}")
     )
     return True
 

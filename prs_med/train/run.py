@@ -55,7 +55,7 @@ from prs_med.train.run_report import RunReport
 from prs_med.train.save_places import METRICS, SavePlaces, open_places
 from prs_med.train.status import write_status
 from prs_med.train.stop_requests import StopRequests, watch_for_stop
-from prs_med.train.validate import validate
+from prs_med.train.validation import Validation
 from prs_med.train.watchdog import Watchdog
 
 RANKS = "ranks.jsonl"
@@ -243,14 +243,17 @@ def _train(
     collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
     data = parts.data
 
-    def score(step: int) -> dict[str, float]:
-        if not data.validation_samples:
-            return {}
-        loader = data.validation_batches(
-            preparation, collator, micro_batch=settings.batch_size, rank=rank
-        )
-        with engines.averaged():
-            return validate(engines, loader, settings)
+    heartbeat = Heartbeat()
+    validation = Validation(
+        settings,
+        rank,
+        engines,
+        data,
+        preparation,
+        collator,
+        parts.tokenizer,
+        beat=lambda: heartbeat.enter("validating", progress.step),
+    )
 
     def state() -> dict[str, Any]:
         step = progress.step
@@ -268,7 +271,7 @@ def _train(
 
     if not progress.step:
         checkpoints.start(state, say)
-    hooks = LoopHooks(score, logs.write, say, after_step, logs.ranks, logs.bad_step)
+    hooks = LoopHooks(validation.scores, logs.write, say, after_step, logs.ranks, logs.bad_step)
 
     def train_on() -> str:
         first = progress.next_batch
@@ -280,7 +283,6 @@ def _train(
             rank=rank,
             first_step=first,
         )
-        heartbeat = Heartbeat()
         with closing(batches), Watchdog(heartbeat, rank, settings.hang_timeout):
             return train(
                 engines,

@@ -16,9 +16,8 @@ from PIL import Image
 from prs_med.report.cases import Case
 from prs_med.report.training_report import write_training_report
 from prs_med.train.status import STATUS
+from prs_med.train.validation import EXAMPLES, PICTURES
 
-EXAMPLES = "validation"
-"""The folder of the newest validation's examples."""
 _SECONDS = 20
 """At least so long between two versions: drawing takes a core for a moment."""
 
@@ -62,7 +61,7 @@ class RunReport:
                 _json_lines(self._metrics),
                 self._settings,
                 _json(self._folder / STATUS),
-                _cases(self._folder / EXAMPLES),
+                _cases(self._folder / PICTURES),
             )
         except (OSError, ValueError) as error:
             # A full disk, say. Training is worth more than its picture.
@@ -88,7 +87,7 @@ def _json(file: Path) -> dict[str, Any] | None:
 def _cases(folder: Path) -> Sequence[Case]:
     """What validation wrote; none if it replaces them at this moment."""
     try:
-        examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+        examples = json.loads((folder / EXAMPLES).read_text(encoding="utf-8"))
         return [_case(folder, example) for example in examples]
     except FileNotFoundError:
         return []

@@ -68,11 +68,13 @@ def free_port() -> int:
 def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
     """Train several times in the same processes (starting Python costs more than the training)."""
     listing = folder / f"jobs{processes}.json"
+    # Unless a job asks for them: test_validation.py tests answers, and elsewhere they cost time.
+    usual = ["--validation_answers", "0"]
     listing.write_text(
         json.dumps(
             [
                 {
-                    "arguments": [*job.arguments, "--save_dir", str(job.save_dir)],
+                    "arguments": [*usual, *job.arguments, "--save_dir", str(job.save_dir)],
                     "spoil": job.spoil,
                     "gradients": str(job.save_dir / "gradients.safetensors")
                     if job.keep_gradients

@@ -15,6 +15,8 @@ def sample(prompt: list[int], answer: list[int]) -> Sample:
         image_seg=torch.zeros(3, 4, 4, dtype=torch.uint8),
         mask=torch.zeros(1, 4, 4, dtype=torch.uint8),
         text=EncodedText((*prompt, *answer), len(prompt)),
+        question="",
+        answer="",
         modality=0,
         row_id="a.csv:2",
         weight=1.0,

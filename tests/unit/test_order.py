@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prs_med.data.order import Rank, evaluation_batches, sample_at, training_positions
+from prs_med.data.order import (
+    Rank,
+    evaluation_batches,
+    evenly_spread,
+    sample_at,
+    training_positions,
+)
 
 SIZES = st.integers(1, 60)
 SEEDS = st.integers(0, 5)
@@ -55,3 +61,13 @@ def test_evaluation_counts_every_sample_once(samples: int, micro: int, world: in
     assert all(len(batch) == micro for batches in per_rank for batch in batches)
     counted = [i for batches in per_rank for batch in batches for i in batch if i is not None]
     assert sorted(counted) == list(range(samples))
+
+
+@given(count=st.integers(0, 40), samples=SIZES)
+def test_chosen_samples_lie_at_equal_distances(count: int, samples: int) -> None:
+    chosen = evenly_spread(count, samples)
+    assert len(chosen) == min(count, samples)
+    assert set(chosen) <= set(range(samples))
+    steps = {after - before for before, after in pairwise(chosen)}
+    assert all(step > 0 for step in steps)
+    assert not steps or max(steps) - min(steps) <= 1

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prs_med.train.run_report import EXAMPLES, RunReport
+from prs_med.train.run_report import RunReport
 from prs_med.train.status import write_status
+from prs_med.train.validation import EXAMPLES, PICTURES
 
 
 def report_of(folder: Path) -> RunReport:
@@ -41,7 +42,7 @@ def test_it_shows_what_the_files_of_the_run_say(tmp_path: Path) -> None:
 
 
 def test_it_shows_the_examples_of_the_newest_validation(tmp_path: Path) -> None:
-    folder = tmp_path / EXAMPLES
+    folder = tmp_path / PICTURES
     folder.mkdir()
     Image.new("RGB", (8, 6), (200, 10, 10)).save(folder / "000.png")
     for kind in ("truth", "predicted"):
@@ -59,7 +60,7 @@ def test_it_shows_the_examples_of_the_newest_validation(tmp_path: Path) -> None:
         "truth": "000-truth.png",
         "predicted": "000-predicted.png",
     }
-    (folder / "examples.json").write_text(json.dumps([example]))
+    (folder / EXAMPLES).write_text(json.dumps([example]))
     log(tmp_path, {"step": 20, "val_dice": 0.5})
     report = report_of(tmp_path)
     report.finish()

@@ -280,6 +280,24 @@ def test_evaluation_holds_every_sample_once_and_fills_up(inputs) -> None:
     assert [len(batch) for batch in batches] == [3, 3, 3]
 
 
+def test_validation_samples_by_their_numbers(inputs) -> None:
+    records = inputs.records[:5]
+    numbers = [3, 0, 3]
+    found = LocalData([], records, seed=0, num_workers=2).read_validation(
+        inputs.preparation, numbers
+    )
+    for sample, number in zip(found, numbers, strict=True):
+        expected = inputs.dataset(records)[number]
+        assert sample.row_id == records[number].row_id
+        assert (sample.question, sample.answer) == (
+            records[number].question,
+            records[number].answer,
+        )
+        assert sample.text == expected.text
+        assert torch.equal(sample.image_seg, expected.image_seg)
+        assert torch.equal(sample.mask, expected.mask)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_worker_process_names_the_row(copied, workers: int) -> None:
     record = copied.records[2]

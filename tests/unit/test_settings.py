@@ -45,6 +45,13 @@ def test_names_that_users_of_the_older_scripts_know() -> None:
     assert set(names.split()) <= {field.name for field in dataclasses.fields(Settings)}
 
 
+@pytest.mark.parametrize("lower", ["val_loss_txt", "val_hd95", "val_surface_distance"])
+def test_the_best_is_the_lowest_loss_or_distance_and_else_the_highest(lower: str) -> None:
+    assert not parse("--best_metric", lower).higher_is_better
+    for name in ("val_dice", "val_zone_accuracy", "val_rouge_l"):
+        assert parse("--best_metric", name).higher_is_better
+
+
 def test_flags_with_and_without_a_value() -> None:
     assert parse("--load_4bit").load_4bit
     assert not parse("--load_4bit", "false").load_4bit
@@ -76,6 +83,15 @@ def test_flags_with_and_without_a_value() -> None:
             ["--freeze_encoder", "--encoder_learning_rate", "1e-5"],
             "--encoder_learning_rate contradicts --freeze_encoder",
         ),
+        (
+            ["--validation_answers", "0", "--best_metric", "val_rouge_l"],
+            "--best_metric val_rouge_l is a score of answers: set --validation_answers",
+        ),
+        (
+            ["--validation_answers", "0", "--validation_answer_tokens", "9"],
+            "--validation_answer_tokens has no effect with --validation_answers 0",
+        ),
+        (["--validation_pictures", "-1"], "--validation_pictures -1: allowed is 0 or more"),
         (["--ema_decay", "1"], "--ema_decay 1.0: allowed is 0 <= value < 1"),
         (["--compile_regions", "clip"], "--compile_regions clip: allowed are encoder"),
         (["--lora_targets", ","], "--lora_targets is empty"),

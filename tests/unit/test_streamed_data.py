@@ -329,6 +329,24 @@ def test_validation_holds_every_sample_once(dataset: Path, inputs: Inputs) -> No
         assert len(lengths) == 1
 
 
+def test_validation_samples_by_their_numbers(dataset: Path, inputs: Inputs) -> None:
+    data = StreamedData(str(dataset), OPTIONS)
+    in_order = [
+        (row, batch.mask[index])
+        for batch in data.validation_batches(
+            inputs.preparation, inputs.collator, micro_batch=1, rank=ONE_RANK
+        )
+        for index, row in enumerate(batch.row_ids)
+    ]
+    numbers = [0, 2, data.validation_samples - 1, 2]
+    found = list(data.read_validation(inputs.preparation, numbers))
+    records = {record.row_id: record for record in inputs.records}
+    for sample, (row, mask) in zip(found, [in_order[n] for n in numbers], strict=True):
+        assert sample.row_id == row
+        assert (sample.question, sample.answer) == (records[row].question, records[row].answer)
+        assert torch.equal(sample.mask, mask)
+
+
 def flip_byte(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from prs_med.data.background import Background
 from prs_med.data.collate import Collator
 from prs_med.data.dataset.index import Shard, read_index
 from prs_med.data.dataset.small_columns import TARGET, read_small_columns
-from prs_med.data.order import Rank
+from prs_med.data.order import Rank, evaluation_batches
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError
 from prs_med.data.samples import Preparation, Sample
@@ -138,13 +138,26 @@ class StreamedData:
         self, preparation: Preparation, collator: Collator, *, micro_batch: int, rank: Rank
     ) -> Iterator[Batch]:
         """See :class:`prs_med.data.training_data.TrainingData`."""
+        order = evaluation_batches(self.validation_samples, micro_batch, rank)
+        units = self._validation_units([number for batch in order for number in batch])
+        with closing(self._batches(units, preparation, collator, micro_batch)) as batches:
+            yield from batches
+
+    def read_validation(
+        self, preparation: Preparation, numbers: Sequence[int]
+    ) -> Generator[Sample]:
+        """See :class:`prs_med.data.training_data.TrainingData`."""
+        make = StoredSamples(preparation, self._options.seed).make
+        with closing(self._validation_units(numbers)) as units:
+            for unit in units:
+                yield from make(unit)
+
+    def _validation_units(self, numbers: Sequence[int | None]) -> Generator[StreamedUnit]:
         if self._val is None:
             raise DataError(f"{self._store.uri} has no validation split")
         # Read from one end to the other, so that little is held.
         memory = min(self._options.memory, _VALIDATION_MEMORY)
-        units = evaluation_units(self._val, micro_batch, rank, memory)
-        with closing(self._batches(units, preparation, collator, micro_batch)) as batches:
-            yield from batches
+        return evaluation_units(self._val, numbers, memory)
 
     def _batches(
         self,

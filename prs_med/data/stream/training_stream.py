@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import numpy as np
 
 from prs_med.data.dataset.index import OpenedIndex
 from prs_med.data.dataset.row_groups import StoredImage
-from prs_med.data.order import Rank, evaluation_batches
+from prs_med.data.order import Rank
 from prs_med.data.records import DataError
 from prs_med.data.same_sequence import check_same_sequence
 from prs_med.data.stream.read_ahead import ReadAhead
@@ -136,17 +136,16 @@ class TrainingStream:
 
 
 def evaluation_units(
-    source: RowGroupSource, micro_batch: int, rank: Rank, memory: int
+    source: RowGroupSource, numbers: Sequence[int | None], memory: int
 ) -> Generator[StreamedUnit]:
-    """The questions of a split for one process, in stored order; over all processes each counts
-    once, and all have equally many. See :func:`prs_med.data.order.evaluation_batches`.
+    """The questions of a split with these numbers, counted from 0 in stored order; None gives
+    filling. See :func:`prs_med.data.order.evaluation_batches`.
 
     Raises:
         DataError: a row group is missing or damaged.
     """
     ends = np.cumsum(source.targets())
     total = int(ends[-1])
-    numbers = [n for batch in evaluation_batches(total, micro_batch, rank) for n in batch]
 
     def places() -> Iterator[Unit]:
         for number in numbers:
