@@ -123,25 +123,6 @@ class Judgement:
         return self.yes / len(self.verdicts) if self.verdicts else None
 
 
-def majority(judgements: Sequence[Judgement]) -> tuple[bool | None, ...]:
-    """What most of the judges, or prompts, say of each answer.
-
-    Yes or no needs more than half of all votes; an unparsed reply is a vote for neither. Otherwise
-    the verdict is None.
-
-    Raises:
-        ValueError: the judgements are not about equally many answers.
-    """
-    lengths = {len(judgement.verdicts) for judgement in judgements}
-    if len(lengths) > 1:
-        raise ValueError(f"judgements about different numbers of answers: {sorted(lengths)}")
-    verdicts: list[bool | None] = []
-    for votes in zip(*(judgement.verdicts for judgement in judgements), strict=True):
-        decided = [v for v in (True, False) if 2 * votes.count(v) > len(votes)]
-        verdicts.append(decided[0] if decided else None)
-    return tuple(verdicts)
-
-
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _VERDICT = re.compile(
     r"\W*(?:(?:the\s+|my\s+|final\s+)*(?:answer|verdict)(?:\s+is|\s*:)\W*)?(yes|no)\b",

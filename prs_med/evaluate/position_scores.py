@@ -136,13 +136,3 @@ class ConfusionMatrix:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, the answered zones and `NO_ZONE`."""
         return (*ZONES, NO_ZONE)
-
-    @property
-    def total(self) -> int:
-        """How many pairs were counted."""
-        return int(self.counts.sum())
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of the pairs in which the zones are the same; None where there is no pair."""
-        return float(np.trace(self.counts)) / self.total if self.total else None

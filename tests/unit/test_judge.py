@@ -15,9 +15,7 @@ from prs_med.evaluate.judge import (
     PROMPTS,
     Judge,
     JudgedCase,
-    Judgement,
     JudgePrompt,
-    majority,
     parse_verdict,
 )
 from prs_med.model.errors import CheckpointError
@@ -158,23 +156,6 @@ def test_verdicts_in_words(reply: str, verdict: bool | None) -> None:
 def test_only_the_beginning_counts(rest: str, yes: bool) -> None:
     assert parse_verdict(f"{'YES' if yes else 'no'}. {rest}") is yes
     assert parse_verdict(rest) in (True, False, None)
-
-
-def judgement(*verdicts: bool | None) -> Judgement:
-    return Judgement("a", "b", verdicts, ("",) * len(verdicts))
-
-
-def test_majority_by_hand() -> None:
-    votes = [
-        judgement(True, True, True, None, None, False),
-        judgement(True, True, False, None, True, False),
-        judgement(True, False, None, True, None, None),
-    ]
-    assert majority(votes) == (True, True, None, None, None, False)
-    assert majority(votes[:2])[2] is None
-    assert majority([]) == ()
-    with pytest.raises(ValueError, match=r"\[2, 6\]"):
-        majority([votes[0], judgement(True, True)])
 
 
 def test_what_is_no_model_is_refused_with_its_name(tmp_path: Path) -> None:

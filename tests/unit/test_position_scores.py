@@ -130,8 +130,7 @@ def test_a_confusion_matrix_by_hand() -> None:
         [0, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 0, 2],
     ]
-    assert (matrix.total, matrix.accuracy) == (5, 0.4)
-    assert ConfusionMatrix.of([]).accuracy is None
+    assert not ConfusionMatrix.of([]).counts.any()
     with pytest.raises(ValueError, match="middle"):
         ConfusionMatrix.of([("middle", None)])
 
@@ -143,5 +142,5 @@ def test_a_confusion_matrix_by_hand() -> None:
 def test_matrices_of_parts_add_up(pairs: list[tuple[str, str | None]], cut: int) -> None:
     merged = ConfusionMatrix.of(pairs[cut:]) + ConfusionMatrix.of(pairs[:cut])
     assert (merged.counts == ConfusionMatrix.of(pairs).counts).all()
-    right = sum(true == answered for true, answered in pairs)
-    assert merged.accuracy == (pytest.approx(right / len(pairs)) if pairs else None)
+    assert merged.counts.trace() == sum(true == answered for true, answered in pairs)
+    assert merged.counts.sum() == len(pairs)
