@@ -69,7 +69,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Job(
             root / f"jumps_{config}",
             # With such a rate the losses go up and down as the samples do.
-            [*arguments(small, config, 18), "--loss_spike", "1.01", "--learning_rate", "1e-9"],
+            [*arguments(small, config, 24), "--loss_spike", "1.01", "--learning_rate", "1e-9"],
         )
         for config in ("zero2", "zero3")
     ]
