@@ -43,7 +43,35 @@ def parse_training_settings(argv: Sequence[str], description: str) -> Settings:
     Raises:
         SettingError: for an unknown name or a value that is not allowed. ``--help`` exits.
     """
+    return _training_settings(_training_arguments(argv, description, ()))
+
+
+def parse_training_settings_and(
+    cls: type[S],
+    groups: Sequence[type[CheckedSettings]],
+    argv: Sequence[str],
+    description: str,
+) -> tuple[Settings, S]:
+    """Training settings, and those of a program about training, from one command line.
+
+    Args:
+        cls: the program's own settings, which the ``groups`` make up together.
+
+    Raises:
+        SettingError: as :func:`parse_training_settings`.
+    """
+    given = _training_arguments(argv, description, groups)
+    own = {
+        spec.name: given.pop(spec.name) for spec in dataclasses.fields(cls) if spec.name in given
+    }
+    return _training_settings(given), cls(**_typed(own, cls))
+
+
+def _training_arguments(
+    argv: Sequence[str], description: str, further: Sequence[type[CheckedSettings]]
+) -> dict[str, str]:
     parser = _parser(description)
+    _add_groups(parser, further)
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings by these names")
     parser.add_argument(
         "--preset",
@@ -53,8 +81,12 @@ def parse_training_settings(argv: Sequence[str], description: str) -> Settings:
     # DeepSpeed's launcher adds it; the environment says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     _add_groups(parser, _TRAINING_GROUPS)
-    given = vars(parser.parse_args(_modern(argv, _TRAINING_GROUPS)))
+    given = vars(parser.parse_args(_modern(argv, (*_TRAINING_GROUPS, *further))))
     given.pop("local_rank", None)
+    return given
+
+
+def _training_settings(given: dict[str, str]) -> Settings:
     from_file = _read_yaml(Path(given.pop("config")), "--config") if "config" in given else {}
     preset = given.pop("preset", from_file.pop("preset", "released"))
     if preset not in PRESETS:

@@ -79,12 +79,12 @@ def read_layout(path_or_id: str, vision_tower: str | None = None) -> LlavaLayout
     tower = None if vision_tower is None else read_clip_tower(vision_tower)
     try:
         if model_type == "llava":
-            config = _config_from_transformers(folder, raw)
+            config = config_from_transformers(folder, raw)
             if tower:
                 config.vision_config = tower.config
         else:
             vision = tower.config if tower else clip_config_of(shapes, str(folder))
-            config = _config_from_original(folder, raw, vision)
+            config = config_from_original(folder, raw, vision)
     except (TypeError, KeyError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -105,7 +105,13 @@ def read_layout(path_or_id: str, vision_tower: str | None = None) -> LlavaLayout
     )
 
 
-def _config_from_transformers(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
+def config_from_transformers(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
+    """The configuration in ``raw``, the config.json of ``folder``, of type 'llava'.
+
+    Raises:
+        CheckpointError: it describes no model that can be used here.
+        TypeError, KeyError, StrictDataclassError: it describes no model at all.
+    """
     file = folder / "config.json"
     if "text_config" not in raw:
         raise CheckpointError(
@@ -121,9 +127,16 @@ def _config_from_transformers(folder: Path, raw: dict[str, Any]) -> LlavaConfig:
     return config
 
 
-def _config_from_original(
+def config_from_original(
     folder: Path, raw: Mapping[str, Any], vision: CLIPVisionConfig
 ) -> LlavaConfig:
+    """The configuration in ``raw``, the config.json of ``folder``, of type 'llava_mistral', which
+    says nothing of the ``vision`` tower.
+
+    Raises:
+        CheckpointError: its projector is not known.
+        TypeError, KeyError, StrictDataclassError: it describes no model at all.
+    """
     if raw.get("mm_projector_type") != "mlp2x_gelu":
         raise CheckpointError(
             f"{folder / 'config.json'}: mm_projector_type is {raw.get('mm_projector_type')!r}; "

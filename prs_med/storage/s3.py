@@ -11,6 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -163,6 +164,18 @@ class S3Store:
     def delete(self, name: str) -> None:
         """See :class:`prs_med.storage.store.Store`."""
         self._ask(name, lambda: self._client().delete_object(**self._object(name)))
+
+    def server_time(self) -> float | None:
+        """The server's clock in seconds of Unix time, to a second; None if it does not tell."""
+
+        def ask() -> float | None:
+            answer = self._client().list_objects_v2(
+                Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1
+            )
+            date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+            return parsedate_to_datetime(date).timestamp() if date else None
+
+        return self._ask("", ask)
 
     def sweep(self) -> None:
         """See :class:`prs_med.storage.store.Store`: parts of uploads that were never completed."""

@@ -7,7 +7,7 @@ computed, because only that is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,6 +120,22 @@ def hiera_config(state: Mapping[str, Tensor]) -> Sam2HieraDetConfig:
     # A block's channels; each stage doubles them.
     channels = [state[f"backbone.blocks.{i}.attn.proj.weight"].shape[0] for i in range(depth)]
     blocks = tuple(channels.count(width * 2**stage) for stage in range(4))
+    return sized_config(width, blocks, state["backbone.pos_embed"].shape[-2:])
+
+
+def sized_config(
+    width: int, blocks: tuple[int, ...], background: Sequence[int]
+) -> Sam2HieraDetConfig:
+    """The configuration of a published backbone.
+
+    Args:
+        width: channels of the first stage.
+        blocks: of each stage.
+        background: height and width of the position table.
+
+    Raises:
+        ValueError: if they are the sizes of no published model.
+    """
     if (width, blocks) not in _SIZES:
         raise ValueError(
             f"a SAM 2 encoder of width {width} with {blocks} blocks is not known; known are tiny, "
@@ -134,7 +150,7 @@ def hiera_config(state: Mapping[str, Tensor]) -> Sam2HieraDetConfig:
         num_attention_heads_per_stage=[heads * 2**stage for stage in range(4)],
         window_size_per_stage=list(windows),
         global_attention_blocks=list(whole_image),
-        window_positional_embedding_background_size=list(state["backbone.pos_embed"].shape[-2:]),
+        window_positional_embedding_background_size=list(background),
     )
 
 

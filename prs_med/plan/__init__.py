@@ -1,0 +1,1 @@
+"""What training would cost: memory, time, traffic, money, before anything is rented."""

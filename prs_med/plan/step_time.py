@@ -1,0 +1,119 @@
+"""How long a step takes: every operation at the speed of what limits it, as a range.
+
+The roofline (Williams et al. 2009): an operation takes as long as its FLOPs at the unit's rate or
+its bytes at the memory's rate, whichever is longer. Kernels cannot run faster than Python starts
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prs_med.config import Settings
+from prs_med.plan.communication import Communication
+from prs_med.plan.hardware import Card, Cluster
+from prs_med.plan.op_trace import Phase
+from prs_med.plan.quantised import nf4_bytes, nf4_scale_bytes
+from prs_med.plan.ranges import BEST, WORST, Efficiency, Range, larger
+from prs_med.plan.step_trace import StepCosts
+from prs_med.plan.zero_settings import ZeroSettings
+
+_HOST_BANDWIDTH = 25e9
+"""Bytes/s of a process's share of the host's memory: an assumption (eight channels of DDR4-3200
+are 205 GB/s, shared by eight processes)."""
+_ADAM_TRAFFIC = 7 * 4
+"""Bytes per element of AdamW: gradient, master and two moments read, three of them written."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of an optimizer step, by what takes them."""
+
+    compute: Range
+    """Kernels of all micro-batches."""
+    launches: Range
+    """Python starting them; happens at the same time."""
+    optimizer: Range
+    transfers: Range
+    """Between GPU and host, where something is offloaded."""
+    communication: Range
+    """If nothing is computed meanwhile."""
+
+    @property
+    def total(self) -> Range:
+        """At best communication hides behind the computation, at worst not at all."""
+        busy = larger(self.compute, self.launches)
+        rest = self.optimizer + self.transfers
+        hidden = max(0.0, self.communication.best - busy.best)
+        return busy + rest + Range(hidden, self.communication.worst)
+
+
+def step_time(
+    costs: StepCosts,
+    batch: int,
+    settings: Settings,
+    zero: ZeroSettings,
+    cluster: Cluster,
+    exchange: Communication,
+    shares: tuple[int, int],
+    quantisable: tuple[tuple[int, int], ...],
+    offloaded_weights: float,
+) -> StepTime:
+    """Of a step whose micro-batches have ``batch`` units.
+
+    Args:
+        shares: elements that one process updates, of the language model and of the segmentation
+            side.
+        quantisable: sizes of the layers that ``--load_4bit`` unpacks.
+        offloaded_weights: bytes that a pass brings from the host with offloaded weights.
+    """
+    micro_batches = settings.gradient_accumulation_steps
+    unpacking = _unpacked_bytes(settings, costs, quantisable)
+    mllm, segmentation = shares
+    passes = 2 if mllm else 1
+
+    def of(efficiency: Efficiency) -> tuple[float, float, float, float]:
+        card = cluster.card
+        memory = card.bandwidth * efficiency.memory
+        compute = kernel_seconds(costs, batch, card, efficiency) + unpacking / memory
+        on_gpu = segmentation if zero.offload_optimizer else mllm + segmentation
+        optimizer = on_gpu * _ADAM_TRAFFIC / memory
+        pcie = card.pcie * efficiency.network
+        transfers = 0.0
+        if zero.offload_optimizer:
+            optimizer += mllm * _ADAM_TRAFFIC / (_HOST_BANDWIDTH * efficiency.memory)
+            transfers += mllm * 8 / pcie
+        if zero.offload_parameters:
+            transfers += micro_batches * passes * offloaded_weights / pcie
+        launches = costs.kernels() * efficiency.launch
+        return micro_batches * compute, micro_batches * launches, optimizer, transfers
+
+    best, worst = of(BEST), of(WORST)
+    compute, launches, optimizer, transfers = (
+        Range(low, high) for low, high in zip(best, worst, strict=True)
+    )
+    return StepTime(compute, launches, optimizer, transfers, exchange.seconds(cluster))
+
+
+def kernel_seconds(costs: StepCosts, batch: int, card: Card, efficiency: Efficiency) -> float:
+    """Seconds of a micro-batch's kernels, one after the other."""
+    rates = np.array([card.bf16, card.tf32, card.fp32])[costs.first.unit]
+    computing = costs.flops(batch) / (rates * efficiency.compute)
+    moving = costs.moved(batch) / (card.bandwidth * efficiency.memory)
+    return float(np.maximum(computing, moving).sum())
+
+
+def _unpacked_bytes(
+    settings: Settings, costs: StepCosts, quantisable: tuple[tuple[int, int], ...]
+) -> float:
+    """Bytes moved to unpack 4-bit weights for each pass of a micro-batch: read packed, written
+    whole. What then reads them is counted as without quantisation."""
+    if not settings.load_4bit:
+        return 0.0
+    packed = nf4_bytes(quantisable) + nf4_scale_bytes(quantisable)
+    whole = 2 * sum(rows * columns for rows, columns in quantisable)
+    recomputes = bool((costs.first.phase == Phase.RECOMPUTE).any())
+    passes = 1 + recomputes + (not settings.freeze_mllm)
+    return float(passes * (packed + whole))

@@ -1,0 +1,250 @@
+"""One training step on the meta device, operation by operation, for any size of the micro-batch.
+
+Every cost of every operation is a constant plus a multiple of the number of units (samples, or
+images with all their questions) in the micro-batch. So two traces give all others exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from prs_med.batch import Batch
+from prs_med.config import Settings
+from prs_med.model.objective import loss_terms
+from prs_med.model.prs_med import forward
+from prs_med.plan.gpu_attention import gpu_attention
+from prs_med.plan.meta_model import MetaModel
+from prs_med.plan.op_trace import OpRecorder, OpTrace, Part, Phase
+
+_TRACED = (2, 3)
+"""Sizes of the traced micro-batches. Not 1: there, some tensors are laid out differently."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest sequence of a micro-batch."""
+
+    image: int
+    prompt_text: int
+    """Of template and question."""
+    answer: int
+    """With the end token."""
+    questions_per_image: int = 1
+
+    @property
+    def prompt(self) -> int:
+        """What the mask decoder sees."""
+        return self.image + self.prompt_text
+
+    @property
+    def total(self) -> int:
+        """What the language model sees."""
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """What one forward and backward pass of a micro-batch costs, operation by operation."""
+
+    first: OpTrace
+    """Of a micro-batch of 2."""
+    second: OpTrace
+    """Of 3."""
+
+    def flops(self, batch: int) -> np.ndarray:
+        """FLOPs of each operation."""
+        return self._at(self.first.flops, self.second.flops, batch)
+
+    def moved(self, batch: int) -> np.ndarray:
+        """Bytes that each operation moves."""
+        return self._at(self.first.moved, self.second.moved, batch)
+
+    def peak(self, batch: int) -> dict[Part, float]:
+        """Bytes that each part holds at the moment at which all parts together hold most."""
+        live = self._at(self.first.live, self.second.live, batch)
+        worst = live[live.sum(1).argmax()]
+        return {part: float(worst[part]) for part in Part}
+
+    def flops_by(self, batch: int) -> dict[Part, dict[Phase, float]]:
+        """FLOPs of each part and phase."""
+        flops = self.flops(batch)
+        return {
+            part: {
+                phase: float(flops[(self.first.part == part) & (self.first.phase == phase)].sum())
+                for phase in Phase
+            }
+            for part in Part
+            if part is not Part.BACKWARD
+        }
+
+    def kernels(self) -> int:
+        """Operations: each starts a kernel at least."""
+        return len(self.first.part)
+
+    @staticmethod
+    def _at(first: np.ndarray, second: np.ndarray, batch: int) -> np.ndarray:
+        result: np.ndarray = np.maximum(first + (second - first) * (batch - _TRACED[0]), 0)
+        return result
+
+
+def step_costs(model: MetaModel, lengths: Lengths) -> StepCosts:
+    """Trace a step of the model as its settings say, on a GPU's attention kernels."""
+    traces = [
+        trace_step(model, meta_batch(model, lengths, units, torch.device("meta")))
+        for units in _TRACED
+    ]
+    assert traces[0].same_operations(traces[1]), "a step depends on the size of the micro-batch"
+    return StepCosts(*traces)
+
+
+def meta_batch(model: MetaModel, lengths: Lengths, units: int, device: torch.device) -> Batch:
+    """A micro-batch of this size, with nothing in particular in it."""
+    by_image = model.settings.batch_by_image
+    samples = units * (lengths.questions_per_image if by_image else 1)
+    side, clip = model.settings.image_size, model.clip_side
+    prompt = lengths.total if model.settings.prompt_tokens == "all" else lengths.prompt
+
+    def integers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return Batch(
+        image_vlm=integers(units, 3, clip, clip, dtype=torch.uint8),
+        image_seg=integers(units, 3, side, side, dtype=torch.uint8),
+        image_index=integers(samples) if by_image else None,
+        mask=integers(samples, 1, side, side, dtype=torch.uint8),
+        input_ids=integers(samples, lengths.total),
+        attention_mask=integers(samples, lengths.total, dtype=torch.bool),
+        prompt_mask=integers(samples, prompt, dtype=torch.bool),
+        label_index=integers(samples * lengths.answer),
+        labels=integers(samples * lengths.answer),
+        label_sample=integers(samples * lengths.answer),
+        modality=integers(samples),
+        weight=integers(samples, dtype=torch.float32),
+        row_ids=("",) * samples,
+    )
+
+
+def trace_step(model: MetaModel, batch: Batch, on_gpu: bool = True) -> OpTrace:
+    """Forward pass, losses and backward pass of one micro-batch.
+
+    Args:
+        on_gpu: with a GPU's attention kernels; else with those of the tensors' device.
+    """
+    modules = (model.mllm, model.segmentation)
+    known = [tensor for module in modules for tensor in _tensors_of(module)]
+    known += [value for value in vars(batch).values() if isinstance(value, Tensor)]
+    recorder = OpRecorder(known)
+    with ExitStack() as stack:
+        for part, module in _parts(model):
+            stack.enter_context(_attributed(module, part, recorder))
+        for module in modules:
+            stack.enter_context(_dropping_gradients(module))
+        if on_gpu:
+            stack.enter_context(gpu_attention())
+        stack.enter_context(_AttributedBackward(recorder))
+        stack.enter_context(recorder)
+        _run(model, batch, recorder)
+    return recorder.trace()
+
+
+def _run(model: MetaModel, batch: Batch, recorder: OpRecorder) -> None:
+    settings = model.settings
+
+    def mllm(*inputs: Tensor) -> Any:
+        frozen = torch.no_grad() if not model.trains_mllm else nullcontext()
+        with frozen, recorder.part(Part.LANGUAGE_MODEL):
+            return model.mllm(*inputs)
+
+    outputs = forward(mllm, model.segmentation, batch)
+    with recorder.part(Part.LOSSES):
+        loss = _loss(outputs, batch, settings)
+    recorder.in_backward = True
+    loss.backward()
+
+
+def _loss(outputs: Any, batch: Batch, settings: Settings) -> Tensor:
+    return loss_terms(outputs, batch, settings).total(settings, 0.0, batch)
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _parts(model: MetaModel) -> Iterable[tuple[Part, nn.Module]]:
+    llava, branch = model.mllm.llava, model.segmentation
+    yield Part.CLIP, llava.model.vision_tower
+    yield Part.CLIP, llava.model.multi_modal_projector
+    yield Part.LM_HEAD, llava.lm_head
+    yield Part.ENCODER, branch.image_encoder
+    yield Part.DECODER, branch.mask_decoder
+    yield Part.DECODER, branch.cls
+
+
+@contextmanager
+def _attributed(module: nn.Module, part: Part, recorder: OpRecorder) -> Iterator[None]:
+    """Count what happens in a module's forward pass to a part."""
+    before = module.register_forward_pre_hook(lambda *_: recorder.enter(part))
+    # Always: where checkpointing recomputes, it leaves by an exception when it has what it needs.
+    after = module.register_forward_hook(lambda *_: recorder.leave(), always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+@contextmanager
+def _dropping_gradients(module: nn.Module) -> Iterator[None]:
+    """Free each parameter's gradient at once: DeepSpeed moves it into buffers of its own."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(drop)
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _AttributedBackward(TorchFunctionMode):
+    """Count the backward pass of every function to the part that called it forward."""
+
+    def __init__(self, recorder: OpRecorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        part = self._recorder.now
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+                leaf.grad_fn.register_prehook(self._setter(part))
+        return result
+
+    def _setter(self, part: Part) -> Callable[..., None]:
+        def set_part(*_: Any) -> None:
+            self._recorder.part_in_backward = part
+
+        return set_part
