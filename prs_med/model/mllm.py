@@ -120,15 +120,23 @@ class Mllm(nn.Module):
         is_image = input_ids == IMAGE_TOKEN
         embeddings = llava.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         pixels = normalise(image, self.image_mean, self.image_std)
-        features = llava.get_image_features(
-            pixel_values=pixels.to(embeddings.dtype),
-            vision_feature_layer=llava.config.vision_feature_layer,
-            vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
-        ).pooler_output
+        # Activation checkpointing makes transformers mark the inputs of all embedding layers, those
+        # of the CLIP tower too: it would keep its activations, and run a backward pass for nothing.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_projector):
+            features = llava.get_image_features(
+                pixel_values=pixels.to(embeddings.dtype),
+                vision_feature_layer=llava.config.vision_feature_layer,
+                vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
+            ).pooler_output
         stacked = torch.stack(list(features)).to(embeddings.dtype)
         if image_index is not None:
             stacked = stacked.index_select(0, image_index)
         return embeddings.masked_scatter(is_image[..., None], stacked)
+
+    @property
+    def _trains_projector(self) -> bool:
+        """The CLIP tower in front of it is never trained."""
+        return any(p.requires_grad for p in self.llava.model.multi_modal_projector.parameters())
 
     @torch.no_grad()
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor) -> Any:
