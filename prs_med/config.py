@@ -313,6 +313,13 @@ class OptimSettings(CheckedSettings):
         positive,
         "a positive number",
     )
+    global_batch_size: int | None = setting(
+        None,
+        "Instead of GRADIENT_ACCUMULATION_STEPS: samples per optimizer step, on any number of "
+        "processes that together with BATCH_SIZE divides it",
+        positive,
+        "a positive number",
+    )
     learning_rate: float = setting(
         1e-4,
         "Peak learning rate of AdamW: of LoRA, and of what has no rate of its own below",
@@ -494,6 +501,11 @@ class Settings(
                 f"--checkpoint_uri {self.checkpoint_uri}: allowed is s3://bucket/folder; a folder "
                 "is SAVE_DIR"
             )
+        if self.global_batch_size is not None and self.gradient_accumulation_steps != 1:
+            raise SettingError(
+                "--global_batch_size and --gradient_accumulation_steps exclude each other: give "
+                "one of them"
+            )
         if self.load_4bit and self.load_8bit:
             raise SettingError("--load_4bit and --load_8bit exclude each other: give one of them")
         if self.finetune == "full" and (self.load_4bit or self.load_8bit):
@@ -509,6 +521,26 @@ class Settings(
             raise SettingError(
                 "--freeze_mllm contradicts --finetune full and --train_projector: drop one of them"
             )
+
+    def for_processes(self, count: int) -> Settings:
+        """The same with the accumulation that the global batch takes on so many processes.
+
+        Raises:
+            SettingError: they cannot divide it evenly.
+        """
+        if self.global_batch_size is None:
+            return self
+        in_a_pass = self.batch_size * count
+        if self.global_batch_size % in_a_pass:
+            raise SettingError(
+                f"--global_batch_size {self.global_batch_size}: is no multiple of the {in_a_pass} "
+                f"samples that {count} processes with --batch_size {self.batch_size} see in one "
+                "forward pass"
+            )
+        accumulation = self.global_batch_size // in_a_pass
+        return dataclasses.replace(
+            self, global_batch_size=None, gradient_accumulation_steps=accumulation
+        )
 
 
 STRUCTURE = (

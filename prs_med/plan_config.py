@@ -118,13 +118,6 @@ class OutputSettings(CheckedSettings):
         "Instead of a plan, test the surroundings: versions, GPUs, collectives, storage, data and "
         "model; exit status 1 if something failed",
     )
-    global_batch: int | None = setting(
-        None,
-        "Keep to this many units in an optimizer step on any number of GPUs, by accumulation or "
-        "smaller micro-batches, in the scaling table (default: as many more as there are GPUs)",
-        positive,
-        "a positive number",
-    )
     largest_batch: int = setting(
         16, "Do not recommend a larger micro-batch than this", positive, "a positive number"
     )

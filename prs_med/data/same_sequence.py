@@ -12,7 +12,8 @@ _CAUSES = {
     "rows": "set of rows to train on (--data_root, --ann_paths, --tasks, --val_fraction)",
     "unit": "way to form batches (--batch_by_image)",
     "seed": "--seed",
-    "global_batch": "global batch (--batch_size x --gradient_accumulation_steps x processes)",
+    "global_batch": "global batch (--global_batch_size, or --batch_size x "
+    "--gradient_accumulation_steps x processes)",
     "shuffle_window": "--shuffle_window",
 }
 

@@ -14,7 +14,7 @@ from prs_med.plan.model_counts import PartCount
 from prs_med.plan.op_trace import Phase
 from prs_med.plan.ranges import Range
 from prs_med.plan.recommend import Recommendation, recommend
-from prs_med.plan.scaling import ScalingPoint, scaling, scaling_point
+from prs_med.plan.scaling import ScalingPoint, dealt_out, scaling, scaling_point
 from prs_med.plan.step_time import StepTime
 from prs_med.plan.traffic import Checkpoint, Loading, checkpoint, loading
 from prs_med.plan_config import PlanSettings
@@ -195,11 +195,12 @@ def _configured(
     if not settings.deepspeed or not same:
         return None
     largest = same[0].largest_batch(machines.card.memory, machines.gpus)
-    return _run(Recommendation(same[0], settings.batch_size, largest), machines, samples)
+    candidate = replace(same[0], settings=settings.for_processes(machines.gpus))
+    return _run(Recommendation(candidate, settings.batch_size, largest), machines, samples)
 
 
 def _run(chosen: Recommendation, machines: Cluster, samples: int) -> Run:
-    candidate, batch = chosen.candidate, chosen.batch
+    candidate, batch = dealt_out(chosen.candidate, chosen.batch, machines.gpus)
     plan, settings = candidate.plan, candidate.settings
     memory = candidate.memory(machines.gpus)
     point = scaling_point(candidate, batch, machines, samples, None)

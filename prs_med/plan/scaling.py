@@ -38,23 +38,23 @@ class ScalingPoint:
 def scaling(
     candidate: Candidate, batch: int, cluster: Cluster, samples: int
 ) -> tuple[ScalingPoint, ...]:
-    """For 1, 2, 4, ... GPUs and for those of ``cluster``; as far as ``--global_batch`` reaches."""
-    wanted = candidate.plan.global_batch
+    """For 1, 2, 4, ... GPUs and for those of ``cluster``; with ``--global_batch_size`` while each
+    has a unit."""
+    wanted = candidate.settings.global_batch_size
     points: list[ScalingPoint] = []
     for gpus in _numbers(cluster.gpus):
         if wanted and gpus > wanted:
             break
-        dealt, micro_batch = _dealt(candidate, batch, wanted, gpus)
+        dealt, micro_batch = dealt_out(candidate, batch, gpus)
         alone = points[0].speed.middle if points else None
         points.append(scaling_point(dealt, micro_batch, cluster.of(gpus), samples, alone))
     return tuple(points)
 
 
-def _dealt(
-    candidate: Candidate, batch: int, wanted: int | None, gpus: int
-) -> tuple[Candidate, int]:
-    """The candidate and micro-batch with which ``gpus`` take ``wanted`` units in a step, or a few
-    more where these cannot be dealt out evenly."""
+def dealt_out(candidate: Candidate, batch: int, gpus: int) -> tuple[Candidate, int]:
+    """The candidate and micro-batch with which so many GPUs take ``--global_batch_size`` units in a
+    step, or a few more where these cannot be dealt out evenly; as they are without that setting."""
+    wanted = candidate.settings.global_batch_size
     if wanted is None:
         return candidate, batch
     each = math.ceil(wanted / gpus)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from prs_med.config import SettingError
 from prs_med.data.order import Rank
 from prs_med.srun import launched_by_srun
 
@@ -19,7 +20,12 @@ T = TypeVar("T")
 
 
 def start() -> Rank:
-    """Join the processes that the launcher started; without a launcher, be the only one."""
+    """Join the processes that the launcher started; without a launcher, be the only one.
+
+    Raises:
+        SettingError: processes that ``torchrun`` starts again could not find each other.
+    """
+    _refuse_a_store_that_outlives_processes()
     for name, value in launched_by_srun(os.environ, torch.cuda.device_count()).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RANK", "0")
@@ -94,6 +100,18 @@ def gathered(value: T) -> list[T]:
 def barrier() -> None:
     """Wait until all processes are here."""
     dist.barrier()
+
+
+def _refuse_a_store_that_outlives_processes() -> None:
+    # torchrun's agents keep one store for all starts (PyTorch 2.13, issue 135712). Processes that
+    # are started again find there where the ones before them listened, and wait for those until
+    # the timeout; a group that lost its first machine is sent to that machine's store.
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise SettingError(
+            "torchrun --max_restarts: processes that are started again would not find each other; "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment on all machines"
+        )
 
 
 def _free_port() -> int:

@@ -126,12 +126,15 @@ def run(settings: Settings) -> str:
     if not settings.init_from:
         settings.require("sam_ckpt")
     rank = distributed.start()
+    given, settings = settings, settings.for_processes(rank.world)
     say = _speaker(rank)
     config = load_deepspeed_config(Path(settings.deepspeed), settings, rank.world)
     save_dir = Path(settings.save_dir)
     with watch_for_stop(save_dir) as stop:
         places = open_places(settings, rank, say)
         try:
+            if rank.index == 0:
+                save_settings(given, save_dir / "settings.yaml")
             return _run(settings, rank, config, save_dir, places, stop, say)
         finally:
             places.release()
@@ -146,8 +149,6 @@ def _run(
     stop: StopRequests,
     say: Callable[[str], None],
 ) -> str:
-    if rank.index == 0:
-        save_settings(settings, save_dir / "settings.yaml")
     transformers.set_seed(settings.seed)
     parts = _build(settings, rank, save_dir, say)
     what = "images with all their questions" if settings.batch_by_image else "samples"

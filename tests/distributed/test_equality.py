@@ -85,6 +85,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Job(root / "2proc_zero2", arguments(small, 2, 2, 1), keep_gradients=True),
         Job(root / "2proc_zero2_again", arguments(small, 2, 2, 1)),
         Job(root / "2proc_zero2_1x2", arguments(small, 2, 1, 2), keep_gradients=True),
+        Job(root / "2proc_global_batch", [*arguments(small, 2, 1, 1), "--global_batch_size", "4"]),
         Job(root / "2proc_zero3", arguments(small, 3, 2, 1), keep_gradients=True),
         Job(root / "2proc_zero3_1x2", arguments(small, 3, 1, 2), keep_gradients=True),
         Job(root / "2proc_average", arguments(small, 3, 2, 1, "--ema_decay", str(EMA_DECAY))),
@@ -236,6 +237,13 @@ def test_same_seed_same_losses_bit_for_bit(runs: Path) -> None:
         assert first == metrics(runs / "2proc_zero2_again", name)
     first, again = weights(runs / "2proc_zero2"), weights(runs / "2proc_zero2_again")
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_global_batch_is_the_accumulation_that_it_takes(runs: Path) -> None:
+    given, computed = runs / "2proc_zero2_1x2", runs / "2proc_global_batch"
+    assert metrics(computed, "loss") == metrics(given, "loss")
+    assert all(torch.equal(weights(given)[name], w) for name, w in weights(computed).items())
+    assert "global_batch_size: 4" in (computed / "settings.yaml").read_text()
 
 
 def test_every_validation_sample_counts_once(runs: Path) -> None:

@@ -29,6 +29,10 @@ PROGRAMS = (
     *("nsenter", "setpriv", "unshare"),
 )
 NODES = ("n1", "n2")
+UNDER_WAY = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING")
+"""States of jobs that have not ended, or are to be started again."""
+GPUS = ("/dev/null", "/dev/zero")
+"""What Slurm takes for the GPUs of each node: jobs that ask for them find none."""
 START_LIMIT_S = 60.0
 
 # linuxproc, not cgroup: cgroups cannot be had everywhere. The nodes have more CPUs than the machine
@@ -56,6 +60,7 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 JobRequeue=1
+GresTypes=gpu
 KillWait=30
 ReturnToService=2
 MinJobAge=86400
@@ -142,12 +147,13 @@ class SlurmCluster:
         output = ["--output", str(self.folder / "jobs" / "%j.out"), "--open-mode", "append"]
         return int(self.ask("sbatch", "--parsable", *output, *options, stdin=script))
 
-    def job(self, job: int) -> dict[str, str]:
-        """What the controller knows of a job: ``JobState``, ``ExitCode``, ``Restarts``, ..."""
+    def job(self, job: int | str) -> dict[str, str]:
+        """What the controller knows of a job, or of a task of an array such as ``7_2``:
+        ``JobState``, ``ExitCode``, ``Restarts``, ..."""
         words = self.ask("scontrol", "--oneliner", "show", "job", str(job)).split()
         return {key: value for key, _, value in (word.partition("=") for word in words)}
 
-    def state(self, job: int) -> str:
+    def state(self, job: int | str) -> str:
         """``PENDING``, ``RUNNING``, ``COMPLETING``, ``COMPLETED``, ``CANCELLED``, ``FAILED``..."""
         return self.job(job)["JobState"]
 
@@ -203,11 +209,11 @@ class SlurmCluster:
         """
         self.ask("scontrol", "requeue", str(job))
 
-    def update(self, job: int, **fields: str) -> None:
+    def update(self, job: int | str, **fields: str) -> None:
         """Change a job with ``scontrol update``: ``TimeLimit="1"``, ..."""
         self.ask("scontrol", "update", f"JobId={job}", *(f"{k}={v}" for k, v in fields.items()))
 
-    def start_now(self, job: int, limit_s: float = 60.0) -> None:
+    def start_now(self, job: int | str, limit_s: float = 60.0) -> None:
         """Start a job that was put into the queue again, as soon as its last start has ended."""
         self.wait_for(job, lambda: self.state(job) == "PENDING", "in the queue", limit_s)
         # Nodes refuse a job in the second in which they ended it ("already killed"), and then it
@@ -215,14 +221,13 @@ class SlurmCluster:
         time.sleep(2)
         self.update(job, StartTime="now")
 
-    def wait_until_ended(self, job: int, limit_s: float = 200.0) -> str:
+    def wait_until_ended(self, job: int | str, limit_s: float = 200.0) -> str:
         """Wait until no process of a job is left and it is not queued again; its last state."""
-        under_way = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
-        self.wait_for(job, lambda: self.state(job) not in under_way, "over", limit_s)
+        self.wait_for(job, lambda: self.state(job) not in UNDER_WAY, "over", limit_s)
         return self.state(job)
 
     def wait_for(
-        self, job: int, condition: Callable[[], object], what: str, limit_s: float = 200.0
+        self, job: int | str, condition: Callable[[], object], what: str, limit_s: float = 200.0
     ) -> None:
         """Wait until something is true; ``what`` says of the job what it then is."""
         deadline = time.monotonic() + limit_s
@@ -257,7 +262,10 @@ class SlurmCluster:
         for name in ("state", "jobs", *(f"spool-{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
         self._controller_port = free_port()
-        nodes = [f"NodeName={n} NodeAddr=127.0.0.1 Port={free_port()} CPUs=64" for n in NODES]
+        nodes = [
+            f"NodeName={n} NodeAddr=127.0.0.1 Port={free_port()} CPUs=64 Gres=gpu:{len(GPUS)}"
+            for n in NODES
+        ]
         configuration = CONFIGURATION.format(
             host=socket.gethostname(),
             folder=self.folder,
@@ -265,6 +273,8 @@ class SlurmCluster:
             nodes="\n".join(nodes),
         )
         (self.folder / "slurm.conf").write_text(configuration)
+        gpus = f"AutoDetect=off\nName=gpu File={','.join(GPUS)}\n"
+        (self.folder / "gres.conf").write_text(gpus)
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(128))

@@ -14,7 +14,7 @@ from prs_med.config import Settings
 from prs_med.plan.candidates import Candidate, Workload, candidates, workload
 from prs_med.plan.hardware import CARDS, Cluster, cluster
 from prs_med.plan.recommend import recommend
-from prs_med.plan.scaling import scaling
+from prs_med.plan.scaling import dealt_out, scaling
 from prs_med.plan.traffic import checkpoint, loading
 from prs_med.plan_config import PlanSettings
 from prs_med.train.deepspeed_config import load_deepspeed_config
@@ -161,11 +161,15 @@ def test_few_loader_processes_limit() -> None:
 
 
 def test_a_global_batch_is_kept_as_long_as_it_can_be_dealt_out() -> None:
-    candidate = next(c for c in every(plan=(("global_batch", 64),)))
+    candidate = one("zero2.json")
+    kept = dataclasses.replace(candidate.settings, global_batch_size=64)
+    candidate = dataclasses.replace(candidate, settings=kept)
     points = scaling(candidate, 8, machines(), samples=116_000)
     assert {point.global_batch for point in points} == {64}
     assert max(point.gpus for point in points) == 64
     assert points[-1].bottleneck != "compute" or points[-1].efficiency < 1
+    dealt, batch = dealt_out(candidate, 8, 2)
+    assert (batch, dealt.settings.gradient_accumulation_steps) == (8, 4)
 
 
 def test_checkpoints_and_samples_have_their_sizes() -> None:

@@ -1,0 +1,47 @@
+"""How far the run of these training settings has come: ``python launch/slurm/standing.py ...``
+
+Prints the last step that is saved (``none`` if nothing is), and behind it what asked the run to
+end, if it saved and ended because of that. For batch scripts; does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prs_med.checkpoint.open_place import open_place
+from prs_med.config import SettingError, Settings
+from prs_med.settings_io import parse_training_settings
+from prs_med.storage.store import StorageError
+from prs_med.train.status import STATUS
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print where the run stands; the exit status: 0, or 2 for a mistake in settings."""
+    try:
+        settings = parse_training_settings(argv, __doc__ or "")
+        print(saved_step(settings), asked_to_end_by(Path(settings.save_dir)))
+    except (SettingError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def saved_step(settings: Settings) -> str:
+    """The newest checkpoint's step, in the run's folder or on S3."""
+    places = [f"{settings.save_dir}/checkpoints", settings.checkpoint_uri]
+    steps = [name.step for uri in places if uri for name in open_place(uri).checkpoints()]
+    return str(max(steps)) if steps else "none"
+
+
+def asked_to_end_by(save_dir: Path) -> str:
+    """What asked the last start to end after saving; nothing if it did not end so."""
+    file = save_dir / STATUS
+    status = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return str(status["reason"]) if status.get("state") == "stopped" else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
