@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-crash lint clean
+.PHONY: help setup demo test test-crash lint audit clean
 
 help:
 	@echo "make demo    set up, make a small dataset, train a tiny model on it, evaluate, show"
 	@echo "make test    set up, then lint, type check and run all tests"
 	@echo "make test-crash  kill saving runs some 300 times, on disk and on S3 (10 minutes)"
 	@echo "make lint    format check, lint and types alone"
+	@echo "make audit   ask PyPI's advisory database about the pinned dependencies (needs the internet)"
 	@echo "make setup   the virtual environment alone ($(VENV))"
 	@echo "make clean   remove the environment and what runs have written"
 
@@ -36,6 +37,9 @@ test: lint
 test-crash: $(READY)
 	PRS_MED_CRASHES=all PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -s \
 		tests/crash tests/services/test_s3_crashes.py
+
+audit: $(READY)
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r constraints.txt
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+_ADDRESS_WITH_KEYS = re.compile(r"\w+://([^/]*@|[^/:]+:[^@]*@)")
+"""``s3://key:secret@bucket``; secrets may have slashes, and so may names in a bucket have an @."""
 
 
 class SettingError(ValueError):
@@ -59,6 +63,12 @@ def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
                 f"--{spec.name} {value}: allowed are {', '.join(typing.get_args(plain))}"
             )
         return
+    if isinstance(value, str) and _ADDRESS_WITH_KEYS.match(value):
+        # Not shown: the message ends up in logs.
+        raise SettingError(
+            f"--{spec.name}: keys or a password in an address would be seen in process lists and "
+            "logs; give them by AWS_PROFILE, AWS_ACCESS_KEY_ID, ... or the instance's role"
+        )
     accepted = (int, float) if plain is float else plain
     if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
         raise SettingError(f"--{spec.name} {value!r}: expected {plain.__name__}")

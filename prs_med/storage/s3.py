@@ -8,6 +8,7 @@ Without credentials requests are sent unsigned, as public buckets allow.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +42,8 @@ _PASSING_CODES = {
     *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),
 }
 _BROKEN_CONNECTION = (
+    # No server listens, or its name is not known: so it is for a while when it starts again.
+    botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.FlexibleChecksumError,
@@ -223,7 +226,7 @@ class S3Store:
                 cause = error.__context__
                 if isinstance(cause, botocore.exceptions.ClientError):
                     raise self._verdict(name, cause) from error
-                raise TransientError(str(error)) from error
+                raise TransientError(_brief(error)) from error
             except _BROKEN_CONNECTION as error:
                 raise TransientError(_brief(error)) from error
             except botocore.exceptions.BotoCoreError as error:
@@ -296,4 +299,6 @@ def _body(stream: Any, length: int) -> bytes:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # AWS_ENDPOINT_URL and HTTPS_PROXY may hold a password.
+    text = re.sub(r"://[^/\s@]*@", "://***@", " ".join(str(error).split()))
+    return text or type(error).__name__

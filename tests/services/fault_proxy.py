@@ -181,8 +181,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, proxy: FaultProxy) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, proxy: FaultProxy, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.proxy = proxy
         self.connections: set[socket.socket] = set()
 
@@ -382,14 +382,14 @@ def _unsent_bytes(connection: socket.socket) -> int:
 
 
 class FaultProxy:
-    """Listens on a free port of loopback from the start, until ``stop``.
+    """Listens on ``port`` of loopback, or on a free one, from the start, until ``stop``.
 
     ``faults`` decides for each request what goes wrong; it is asked one request at a time, so that
     it may count, and can be replaced at any time. What it raises is printed, and the connection
     ends.
     """
 
-    def __init__(self, upstream_endpoint: str) -> None:
+    def __init__(self, upstream_endpoint: str, port: int = 0) -> None:
         parts = urlsplit(upstream_endpoint)
         if parts.scheme != "http":
             raise ValueError(f"{upstream_endpoint}: only http:// can be passed through")
@@ -398,7 +398,7 @@ class FaultProxy:
         self.closing = threading.Event()
         self._log: list[Request] = []
         self._lock = threading.RLock()
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         serve = self._server.serve_forever
         self._thread = threading.Thread(target=serve, args=(0.05,), daemon=True)
         self._thread.start()

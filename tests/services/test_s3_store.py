@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -14,6 +15,7 @@ from prs_med.storage import s3
 from prs_med.storage.location import open_store
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import MissingFileError, StorageError
+from tests.services.ceph import CephGateway, free_port
 from tests.services.fault_proxy import Fault, FaultProxy, Request
 
 DATA = random.Random(0).randbytes(3_000_000)
@@ -123,6 +125,23 @@ def test_what_may_pass_is_repeated_and_logged(faulty, caplog, fault: Fault, says
         assert message.startswith(f"{store.uri}/shard: ")
         assert says in message
         assert "trying again in" in message
+
+
+def test_a_server_that_starts_again_is_waited_for(
+    bucket: str, ceph: CephGateway, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    S3Store(f"s3://{bucket}").write("shard", DATA)
+    port = free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    store = S3Store(f"s3://{bucket}", patience=30)
+    with ThreadPoolExecutor() as executor:
+        reading = executor.submit(store.read, "shard")
+        while not caplog.messages:
+            assert not reading.done(), reading.result()
+            time.sleep(0.01)
+        with FaultProxy(ceph.endpoint, port):
+            assert reading.result() == DATA
+    assert "Could not connect" in caplog.messages[0]
 
 
 def test_slow_and_silent_answers_are_asked_for_again(faulty, caplog, monkeypatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,3 +172,12 @@ def test_crop_is_what_transformers_does() -> None:
         expected = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
         ours = np.asarray(resize_shortest_edge_center_crop(image, 56))
         np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    size = struct.pack(">2I", 60_000, 60_000) + bytes([8, 2, 0, 0, 0])
+    header = b"IHDR" + size
+    checked = struct.pack(">I", len(size)) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + checked)
+    with pytest.raises(DataError, match=r"huge\.png: not a readable image"):
+        load_image(tmp_path / "huge.png")

@@ -112,7 +112,7 @@ def test_every_form_gives_the_ids_of_sentencepiece(sample_data, layout, tmp_path
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
     if "+" in form and "bare" not in form:
         assert tokenizer.pad_token_id == 32001
-    again = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301  (as data loading workers get it)
+    again = pickle.loads(pickle.dumps(tokenizer))  # as loading workers get it
     tokenizer.save_pretrained(str(tmp_path / "saved"))
     saved = load_tokenizer(replace(layout, folder=tmp_path / "saved"))
     for text in TEXTS:

@@ -37,6 +37,15 @@ def test_precedence(tmp_path: Path) -> None:
     assert settings.learning_rate == 1e-4  # although YAML reads 1e-4 as text
 
 
+@pytest.mark.parametrize("address", ["s3://key:se/cret@bucket/a", "s3://key@bucket"])
+def test_keys_in_an_address_are_refused_without_showing_them(address: str) -> None:
+    with pytest.raises(SettingError, match=r"--checkpoint_uri: keys .*AWS_PROFILE") as failure:
+        parse("--checkpoint_uri", address)
+    assert "key@" not in str(failure.value)
+    assert "se/cret" not in str(failure.value)
+    assert parse("--checkpoint_uri", "s3://bucket/me@home").checkpoint_uri == "s3://bucket/me@home"
+
+
 def test_names_that_users_of_the_older_scripts_know() -> None:
     names = """data_root ann_paths vlm_path sam_ckpt encoder_type image_size batch_size epochs
         learning_rate weight_decay save_dir load_4bit load_8bit num_workers cls_loss_weight
