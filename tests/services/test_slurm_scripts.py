@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,6 @@ from prs_med.checkpoint.directory_place import DirectoryPlace
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import GO_ON_LATER, lines
-from tests.services.conftest import unavailable
-from tests.services.packages import install
 from tests.services.slurm import NODES, UNDER_WAY, SlurmCluster
 
 SCRIPTS = ROOT / "launch" / "slurm"
@@ -165,21 +162,6 @@ def pretend(folder: Path, what: str) -> str:
     )
     stand_in.chmod(0o755)
     return str(stand_in)
-
-
-def test_shellcheck_finds_nothing() -> None:
-    installed = install(("shellcheck",), ("shellcheck",))
-    if not installed:
-        unavailable(f"shellcheck is not installed: {installed.reason}")
-    scripts = [*SCRIPTS.glob("*.sbatch"), *SCRIPTS.glob("*.sh")]
-    done = subprocess.run(
-        ["shellcheck", "--external-sources", *map(str, scripts)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.distributed

@@ -1,0 +1,45 @@
+"""The demo's commands work; what it learns is for whoever runs it in full."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launcher import ROOT
+
+pytestmark = pytest.mark.distributed
+
+
+def run_demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it for two steps, in ``output``."""
+    return subprocess.run(
+        [sys.executable, "launch/demo.py", "--output_dir", str(output), "--steps", "2", *options],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_the_first_steps_of_the_demo(tmp_path: Path) -> None:
+    done = run_demo(tmp_path / "demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "demo" / "evaluation" / "metrics.json").read_text())
+    assert metrics["all"]["samples"] == 100
+    assert (tmp_path / "demo" / "evaluation" / "report.html").exists()
+    assert list((tmp_path / "demo" / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = run_demo(tmp_path)
+    assert done.returncode == 2
+    assert "holds something else than a demo" in done.stderr
+    assert (tmp_path / "thesis.txt").exists()
