@@ -1,14 +1,16 @@
 """What the data side hands to the model side: one micro-batch of samples.
 
-Shapes: B samples (questions), I images that they ask about (I <= B), V side of the CLIP tower's
-input, S side of the segmentation encoder's input, T tokens of the longest sequence, P tokens of the
-longest prompt, N supervised tokens in all.
+Shapes: B samples (questions), I images that they ask about (I <= B), R sequences of the language
+model (R = B, unless questions share one), V side of the CLIP tower's input, S side of the
+segmentation encoder's input, T tokens of the longest sequence, P tokens of the longest prompt, N
+supervised tokens in all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,27 @@ IMAGE_TOKEN = -200
 
 UNKNOWN_MODALITY = -1
 """Modality label of a sample whose modality the model does not know; trains nothing."""
+
+
+PREFIX, PADDING = 0, -1
+"""Segments of a shared sequence that are no question's own."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How several questions about an image lie in one sequence of the language model: what their
+    prompts begin with once, and behind it each question's own tokens with its answer."""
+
+    position_ids: Tensor
+    """(R, T) int64; those of each question's own tokens go on from the prefix."""
+    segments: Tensor
+    """(R, T) int64: :data:`PREFIX`, 1 and up for the own tokens of one question each, or
+    :data:`PADDING`."""
+    image_index: Tensor
+    """(R,) int64, the image of each sequence."""
+    prompt_index: Tensor
+    """(B, P) int64, positions in the flattened (R·T) sequences of each sample's prompt, prefix
+    included; 0 at padding."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +56,13 @@ class Batch:
     mask: Tensor
     """(B, 1, S, S) uint8, 0 or 1."""
     input_ids: Tensor
-    """(B, T) int64, padded on the right; :data:`IMAGE_TOKEN` where image features go."""
+    """(R, T) int64, padded on the right; :data:`IMAGE_TOKEN` where image features go."""
     attention_mask: Tensor
-    """(B, T) bool, False at padding."""
+    """(R, T) bool, False at padding."""
     prompt_mask: Tensor
     """(B, P) bool, True at the positions whose hidden states the mask decoder sees."""
     label_index: Tensor
-    """(N,) int64, positions in the flattened (B·T) sequence that predict ``labels``."""
+    """(N,) int64, positions in the flattened (R·T) sequences that predict ``labels``."""
     labels: Tensor
     """(N,) int64, answer tokens and end tokens."""
     label_sample: Tensor
@@ -51,24 +74,32 @@ class Batch:
     filling at the end of an evaluation."""
     row_ids: tuple[str, ...]
     """B names of rows for messages, such as ``lung_CT.csv:12``."""
+    packing: Packing | None = None
+    """None where each sample has a sequence of its own."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on ``device``."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, which is copied to a GPU in the background."""
-        pinned: dict[str, Any] = {
-            field.name: value.pin_memory()
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **pinned)
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        packing = None if self.packing is None else _with_tensors(self.packing, move)
+        return replace(_with_tensors(self, move), packing=packing)
 
     def __len__(self) -> int:
-        return self.input_ids.shape[0]
+        return len(self.row_ids)
+
+
+_Record = TypeVar("_Record", Batch, Packing)
+
+
+def _with_tensors(record: _Record, move: Callable[[Tensor], Tensor]) -> _Record:
+    moved: dict[str, Any] = {
+        field.name: move(value)
+        for field in fields(record)
+        if isinstance(value := getattr(record, field.name), Tensor)
+    }
+    return replace(record, **moved)

@@ -253,6 +253,11 @@ class ModelSettings(CheckedSettings):
     gradient_checkpointing: bool = setting(
         False, "Recompute the language model's activations in the backward pass to save memory"
     )
+    share_image_prefix: bool = setting(
+        False,
+        "With BATCH_BY_IMAGE, in training: the language model computes an image once for all its "
+        "questions, which follow it in one sequence and do not see each other",
+    )
     compile_model: bool = setting(False, "Compile COMPILE_REGIONS with torch.compile")
     compile_regions: str = setting(
         COMPILED_BY_DEFAULT,
@@ -268,6 +273,11 @@ class ModelSettings(CheckedSettings):
             raise SettingError(
                 f"--image_size {self.image_size}: --encoder_type {self.encoder_type} takes "
                 f"multiples of {multiple}, at least 64"
+            )
+        if self.share_image_prefix and self.attention == "flash":
+            raise SettingError(
+                "--share_image_prefix needs a mask that flash-attn does not know: use --attention "
+                "auto or sdpa"
             )
         if not names_in(self.lora_targets):
             raise SettingError("--lora_targets is empty: name at least one layer, such as q_proj")
@@ -505,6 +515,11 @@ class Settings(
             raise SettingError(
                 "--global_batch_size and --gradient_accumulation_steps exclude each other: give "
                 "one of them"
+            )
+        if self.share_image_prefix and not self.batch_by_image:
+            raise SettingError(
+                "--share_image_prefix needs --batch_by_image (and so --data): only there do the "
+                "questions of an image come together; add it"
             )
         if self.load_4bit and self.load_8bit:
             raise SettingError("--load_4bit and --load_8bit exclude each other: give one of them")

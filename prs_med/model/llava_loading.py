@@ -76,6 +76,8 @@ def choose_attention(settings: ModelSettings) -> str:
 
 
 def _why_not_flash(settings: ModelSettings) -> str:
+    if settings.share_image_prefix:
+        return "flash-attn has no mask for questions that share an image (--share_image_prefix)"
     if importlib.util.find_spec("flash_attn") is None:
         return "flash-attn is not installed (pip install 'prs-med[flash]')"
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 8:

@@ -1,6 +1,6 @@
 """The multimodal language model: CLIP tower, projector and Mistral, with LoRA, as one module.
 
-Shapes: B samples, T tokens, D hidden width, V vocabulary, N supervised tokens of all samples.
+Shapes: B sequences, T tokens, D hidden width, V vocabulary, N supervised tokens of all sequences.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from prs_med.model.llava_layouts import LlavaLayout
 from prs_med.model.llava_loading import load_llava
 from prs_med.model.llava_tokenizer import load_tokenizer
 from prs_med.model.normalise import normalise
+from prs_med.model.shared_prefix import shared_prefix_mask
 
 __all__ = [
     "Mllm",
@@ -92,6 +93,8 @@ class Mllm(nn.Module):
         image: Tensor,
         label_index: Tensor,
         image_index: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Last hidden states of all positions and logits of the supervised ones.
 
@@ -100,16 +103,27 @@ class Mllm(nn.Module):
             attention_mask: (B, T) bool, False at padding (on the right).
             image: (I, 3, S, S) uint8, square images of the CLIP tower's size; each is encoded once.
             label_index: (N,) int64, positions in the flattened (B·T) sequence to predict from.
-            image_index: (B,) int64, the image of each sample; None where I = B and each sample has
-                its own.
+            image_index: (B,) int64, the image of each sequence; None where I = B and each sequence
+                has its own.
+            position_ids: (B, T) int64; None where positions count up from 0.
+            segments: (B, T) int64, as in :class:`prs_med.batch.Packing`, with ``position_ids``;
+                None where each sequence is one sample.
 
         Returns:
             (B, T, D) hidden states and (N, V) logits, in the model's precision.
         """
         llava = self.llava
         embeddings = self.embed(input_ids, image, image_index)
+        if position_ids is None or segments is None:
+            mask = attention_mask.long()
+        else:
+            window = llava.config.text_config.sliding_window
+            mask = shared_prefix_mask(segments, position_ids, window)
         hidden = llava.model.language_model(
-            inputs_embeds=embeddings, attention_mask=attention_mask.long(), use_cache=False
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=position_ids,
+            use_cache=False,
         ).last_hidden_state
         supervised = hidden.flatten(0, 1).index_select(0, label_index)
         return hidden, llava.lm_head(supervised)

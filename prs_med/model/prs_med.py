@@ -33,11 +33,19 @@ def forward(
     behind them, so the mask branch computes in training what it computes at inference.
     ``mllm`` and ``segmentation`` are the modules of this package or engines around them.
     """
-    hidden, text_logits = mllm(
-        batch.input_ids, batch.attention_mask, batch.image_vlm, batch.label_index, batch.image_index
-    )
+    sequences = (batch.input_ids, batch.attention_mask, batch.image_vlm, batch.label_index)
+    packing = batch.packing
+    if packing is None:
+        hidden, text_logits = mllm(*sequences, batch.image_index)
+        prompt = hidden[:, : batch.prompt_mask.shape[1]]
+    else:
+        hidden, text_logits = mllm(
+            *sequences, packing.image_index, packing.position_ids, packing.segments
+        )
+        # Not index_select: its backward pass on a GPU adds up the gradients of the shared prefix in
+        # another order each time.
+        prompt = hidden.flatten(0, 1)[packing.prompt_index]
     height, width = batch.mask.shape[-2:]
-    prompt = hidden[:, : batch.prompt_mask.shape[1]]
     mask_logits, modality_logits = segmentation(
         batch.image_seg, prompt, batch.prompt_mask, (height, width), batch.image_index
     )

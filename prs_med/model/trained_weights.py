@@ -141,7 +141,8 @@ def load_trained(
         CheckpointError: naming the file that is missing, corrupt or of another model.
     """
     trained = open_trained(folder)
-    settings = in_bits(trained.settings, load_4bit)
+    # A setting of training that would keep the attention kernels from being chosen freely.
+    settings = replace(in_bits(trained.settings, load_4bit), share_image_prefix=False)
     layout = read_layout(vlm_path or trained.base_model, vision_tower or settings.vision_tower)
     mllm = load_trained_mllm(trained, layout, settings).use_one_precision().eval()
     segmentation = load_trained_segmentation(

@@ -241,7 +241,8 @@ def _train(
         parts.modalities,
         Augmentation(settings.augment_intensity, settings.augment_flip),
     )
-    collator = Collator(parts.tokenizer.pad_token_id or 0, settings.prompt_tokens)
+    pad_token = parts.tokenizer.pad_token_id or 0
+    collator = Collator(pad_token, settings.prompt_tokens, settings.share_image_prefix)
     data = parts.data
 
     heartbeat = Heartbeat()
@@ -251,7 +252,7 @@ def _train(
         engines,
         data,
         preparation,
-        collator,
+        Collator(pad_token, settings.prompt_tokens),
         parts.tokenizer,
         beat=lambda: heartbeat.enter("validating", progress.step),
     )

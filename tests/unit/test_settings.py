@@ -83,6 +83,11 @@ def test_flags_with_and_without_a_value() -> None:
         (["--data", "a", "--tasks", "lung_CT"], "--tasks belongs to --data_root: the dataset in"),
         (["--data", "a", "--val_fraction", "0"], "--val_fraction belongs to --data_root"),
         (["--data_root", "b", "--batch_by_image"], "--batch_by_image belongs to --data: make a"),
+        (["--data", "a", "--share_image_prefix"], "--share_image_prefix needs --batch_by_image"),
+        (
+            ["--data", "a", "--batch_by_image", "--share_image_prefix", "--attention", "flash"],
+            "--share_image_prefix needs a mask that flash-attn does not know: use --attention auto",
+        ),
         (["--data_root", "b", "--shuffle_window", "9"], "--shuffle_window belongs to --data"),
         (["--data", "a", "--cache_gb", "9"], "--cache_gb has no effect without --cache_dir"),
         (["--data", "a", "--shuffle_window", "0"], "--shuffle_window 0: allowed is a positive"),
