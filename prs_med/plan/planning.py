@@ -127,7 +127,7 @@ def make_plan(
         gpus=machines.gpus,
         nodes=machines.nodes,
         memory=machines.card.memory,
-        tokens=work.lengths.total,
+        tokens=work.lengths.shared if settings.share_image_prefix else work.lengths.total,
         samples=samples,
         epochs=settings.epochs,
         parts=work.counts.parts,

@@ -68,7 +68,7 @@ def _flash(settings: ModelSettings) -> Finding:
         return failed(
             "flash-attn", "not installed", "pip install 'prs-med[flash]', or --attention auto"
         )
-    if settings.attention == "sdpa":
+    if settings.attention == "sdpa" or settings.share_image_prefix:
         return passed("flash-attn", "not installed, and not asked for")
     return warned(
         "flash-attn",

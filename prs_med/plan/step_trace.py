@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from prs_med.batch import Batch
+from prs_med.batch import Batch, Packing
 from prs_med.config import Settings
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
@@ -49,6 +49,12 @@ class Lengths:
     def total(self) -> int:
         """What the language model sees."""
         return self.prompt + self.answer
+
+    @property
+    def shared(self) -> int:
+        """What it sees of all questions of an image in one sequence. The template's tokens in
+        front of a question are shared too, but are not known apart from it here."""
+        return self.image + self.questions_per_image * (self.prompt_text + self.answer)
 
 
 @dataclass(frozen=True)
@@ -108,21 +114,29 @@ def step_costs(model: MetaModel, lengths: Lengths) -> StepCosts:
 
 def meta_batch(model: MetaModel, lengths: Lengths, units: int, device: torch.device) -> Batch:
     """A micro-batch of this size, with nothing in particular in it."""
-    by_image = model.settings.batch_by_image
+    by_image, shares = model.settings.batch_by_image, model.settings.share_image_prefix
     samples = units * (lengths.questions_per_image if by_image else 1)
     side, clip = model.settings.image_size, model.clip_side
     prompt = lengths.total if model.settings.prompt_tokens == "all" else lengths.prompt
 
+    sequences = (units, lengths.shared) if shares else (samples, lengths.total)
+
     def integers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
+    packing = Packing(
+        position_ids=integers(*sequences),
+        segments=integers(*sequences),
+        image_index=integers(units),
+        prompt_index=integers(samples, prompt),
+    )
     return Batch(
         image_vlm=integers(units, 3, clip, clip, dtype=torch.uint8),
         image_seg=integers(units, 3, side, side, dtype=torch.uint8),
         image_index=integers(samples) if by_image else None,
         mask=integers(samples, 1, side, side, dtype=torch.uint8),
-        input_ids=integers(samples, lengths.total),
-        attention_mask=integers(samples, lengths.total, dtype=torch.bool),
+        input_ids=integers(*sequences),
+        attention_mask=integers(*sequences, dtype=torch.bool),
         prompt_mask=integers(samples, prompt, dtype=torch.bool),
         label_index=integers(samples * lengths.answer),
         labels=integers(samples * lengths.answer),
@@ -130,6 +144,7 @@ def meta_batch(model: MetaModel, lengths: Lengths, units: int, device: torch.dev
         modality=integers(samples),
         weight=integers(samples, dtype=torch.float32),
         row_ids=("",) * samples,
+        packing=packing if shares else None,
     )
 
 
@@ -141,7 +156,8 @@ def trace_step(model: MetaModel, batch: Batch, on_gpu: bool = True) -> OpTrace:
     """
     modules = (model.mllm, model.segmentation)
     known = [tensor for module in modules for tensor in _tensors_of(module)]
-    known += [value for value in vars(batch).values() if isinstance(value, Tensor)]
+    records = [batch] if batch.packing is None else [batch, batch.packing]
+    known += [v for record in records for v in vars(record).values() if isinstance(v, Tensor)]
     recorder = OpRecorder(known)
     with ExitStack() as stack:
         for part, module in _parts(model):

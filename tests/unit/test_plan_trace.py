@@ -84,6 +84,7 @@ def run_step(model: MetaModel, units: int) -> None:
         {"freeze_encoder": True},
         {"train_projector": True},
         {"batch_by_image": True, "data": "somewhere"},
+        {"batch_by_image": True, "data": "somewhere", "share_image_prefix": True},
         {"prompt_tokens": "all"},
         {"segmentation_loss": "bce_dice"},
     ],
