@@ -34,7 +34,8 @@ class Throughput:
         self._tokens = 0
 
     def count(self, samples: int, tokens: int) -> None:
-        """Note that this process has trained on so many samples and tokens."""
+        """Note that this process has trained on so many samples, and for them computed so many
+        tokens: padding included, and what samples share once."""
         self._samples += samples
         self._tokens += tokens
 
