@@ -22,12 +22,14 @@ from prs_med.model.llava_layouts import read_layout
 from prs_med.model.mllm import build_mllm
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
+from prs_med.model.shared_prefix import shared_prefix_mask
 from prs_med.model.tiny_encoders import write_sam
 from prs_med.plan.gpu_attention import gpu_attention
 from prs_med.plan.meta_model import MetaModel, meta_model
 from prs_med.plan.op_trace import OpRecorder, Part, Phase
 from prs_med.plan.step_trace import Lengths, meta_batch, step_costs, trace_step
 
+SHARING = {"batch_by_image": True, "data": "somewhere", "share_image_prefix": True}
 META, CPU = torch.device("meta"), torch.device("cpu")
 TOLERANCE = 0.10
 """What predicted bytes may differ by from those that are counted."""
@@ -84,7 +86,7 @@ def run_step(model: MetaModel, units: int) -> None:
         {"freeze_encoder": True},
         {"train_projector": True},
         {"batch_by_image": True, "data": "somewhere"},
-        {"batch_by_image": True, "data": "somewhere", "share_image_prefix": True},
+        SHARING,
         {"prompt_tokens": "all"},
         {"segmentation_loss": "bce_dice"},
     ],
@@ -166,9 +168,12 @@ def images(device: torch.device) -> Tensor:
     return torch.zeros(2, 3, 96, 96, device=device)
 
 
+@pytest.mark.parametrize("more", [{}, SHARING])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_language_model_keeps_what_is_predicted(small, checkpointing: bool) -> None:
-    settings = small_settings(small, gradient_checkpointing=checkpointing)
+def test_language_model_keeps_what_is_predicted(
+    small, checkpointing: bool, more: dict[str, object]
+) -> None:
+    settings = small_settings(small, gradient_checkpointing=checkpointing, **more)
     real, planned = real_model(settings), meta_model(settings, None)
 
     def compute(model: MetaModel) -> Callable[[torch.device], object]:
@@ -176,8 +181,14 @@ def test_language_model_keeps_what_is_predicted(small, checkpointing: bool) -> N
             batch = meta_batch(model, lengths_of(model), 2, device)
             shape = (*batch.input_ids.shape, model.mllm.hidden_size)
             embeddings = torch.zeros(shape, device=device)
+            packing = batch.packing
+            mask = (
+                batch.attention_mask.long()
+                if packing is None
+                else shared_prefix_mask(packing.segments, packing.position_ids, None)
+            )
             return model.mllm.llava.model.language_model(
-                inputs_embeds=embeddings, attention_mask=batch.attention_mask.long()
+                inputs_embeds=embeddings, attention_mask=mask
             ).last_hidden_state
 
         return run
@@ -237,9 +248,9 @@ def test_fused_attention_keeps_no_matrix_of_weights() -> None:
 
 
 @pytest.mark.parametrize("units", [1, 5])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_two_traces_give_all_others(small, units: int, checkpointing: bool) -> None:
-    settings = small_settings(small, gradient_checkpointing=checkpointing, precision="bf16")
+@pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True}, SHARING])
+def test_two_traces_give_all_others(small, units: int, more: dict[str, object]) -> None:
+    settings = small_settings(small, precision="bf16", **more)
     model = meta_model(settings, None)
     costs = step_costs(model, lengths_of(model))
     direct = trace_step(model, meta_batch(model, lengths_of(model), units, META))
@@ -247,6 +258,21 @@ def test_two_traces_give_all_others(small, units: int, checkpointing: bool) -> N
     assert costs.flops(units).sum() == direct.flops.sum()
     assert costs.moved(units).sum() == near(direct.moved.sum(), rel=0.05)
     assert sum(costs.peak(units).values()) == near(direct.live.sum(1).max(), rel=0.05)
+
+
+def test_a_shared_sequence_has_the_image_once() -> None:
+    model = meta_model(Settings(**SHARING), None)
+    lengths = Lengths(model.image_tokens, prompt_text=48, answer=40, questions_per_image=3)
+    batch = meta_batch(model, lengths, 2, META)
+    assert batch.input_ids.shape == (2, 576 + 3 * 88)
+    assert batch.packing.prompt_index.shape == (6, 576 + 48)
+    apart = meta_model(dataclasses.replace(model.settings, share_image_prefix=False), None)
+    work = [
+        step_costs(each, lengths).flops_by(2)[Part.LANGUAGE_MODEL][Phase.FORWARD]
+        for each in (model, apart)
+    ]
+    # The rest is attention, which is a little more than in proportion.
+    assert work[0] / work[1] == pytest.approx((576 + 3 * 88) / (3 * (576 + 88)), rel=0.02)
 
 
 def test_checkpointing_keeps_less_and_computes_more(small) -> None:

@@ -129,6 +129,16 @@ def test_what_the_prompts_begin_with_is_there_once() -> None:
     ]
 
 
+def test_a_batch_moves_as_a_whole() -> None:
+    batch = collated([[text([5], [5]), text([6], [7])]], "question")
+    moved = batch.to(torch.device("meta"))
+    for record in (moved, moved.packing):
+        tensors = [value for value in vars(record).values() if isinstance(value, torch.Tensor)]
+        assert len(tensors) >= 4
+        assert all(tensor.is_meta for tensor in tensors)
+    assert len(moved) == len(batch) == 2
+
+
 def test_equal_questions_keep_the_token_that_predicts() -> None:
     batch = collated([[text([5, 6], [5]), text([5, 6], [7])]], "question")
     assert batch.input_ids[0].tolist()[-6:] == [6, 5, END, 6, 7, END]
