@@ -59,7 +59,9 @@ def dealt_out(candidate: Candidate, batch: int, gpus: int) -> tuple[Candidate, i
         return candidate, batch
     each = math.ceil(wanted / gpus)
     accumulation = math.ceil(each / batch)
-    settings = replace(candidate.settings, gradient_accumulation_steps=accumulation)
+    settings = replace(
+        candidate.settings, global_batch_size=None, gradient_accumulation_steps=accumulation
+    )
     return replace(candidate, settings=settings), math.ceil(each / accumulation)
 
 

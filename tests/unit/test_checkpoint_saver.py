@@ -88,7 +88,8 @@ def test_a_full_disk_costs_one_checkpoint_and_one_line_in_the_log(
     save_all(both, 1, parts)
     failed = save_all(both, 2, parts)
     assert "No space left on device" in failed[0].error
-    (logged,) = caplog.messages
+    # A process whose disk has no room even for saying so logs that too.
+    (logged,) = [line for line in caplog.messages if "cannot be reported" not in line]
     assert logged.startswith("checkpoint step-00000002-01 was not saved: process ")
     assert "No space left on device" in logged
     assert logged.endswith("; training goes on")
