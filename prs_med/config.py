@@ -253,6 +253,9 @@ class ModelSettings(CheckedSettings):
     gradient_checkpointing: bool = setting(
         False, "Recompute the language model's activations in the backward pass to save memory"
     )
+    encoder_checkpointing: bool = setting(
+        False, "Recompute the segmentation encoder's activations, block by block, to save memory"
+    )
     share_image_prefix: bool = setting(
         False,
         "With BATCH_BY_IMAGE, in training: the language model computes an image once for all its "
@@ -278,6 +281,11 @@ class ModelSettings(CheckedSettings):
             raise SettingError(
                 "--share_image_prefix needs a mask that flash-attn does not know: use --attention "
                 "auto or sdpa"
+            )
+        if self.encoder_checkpointing and self.freeze_encoder:
+            raise SettingError(
+                "--encoder_checkpointing has no effect with --freeze_encoder, whose encoder has no "
+                "backward pass: drop it"
             )
         if not names_in(self.lora_targets):
             raise SettingError("--lora_targets is empty: name at least one layer, such as q_proj")

@@ -64,7 +64,7 @@ def initial_segmentation(
     else:
         encoder = load_encoder(settings.encoder_type, settings.sam_ckpt)
         branch = new_segmentation(encoder, settings, prompt_dim, modalities)
-    return _frozen_as_told(branch, settings)
+    return _as_told(branch, settings)
 
 
 def new_segmentation(
@@ -78,14 +78,16 @@ def new_segmentation(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         branch = SegmentationBranch(encoder, prompt_dim, len(modalities), settings.decoder_dropout)
-    return _frozen_as_told(branch, settings)
+    return _as_told(branch, settings)
 
 
-def _frozen_as_told(branch: SegmentationBranch, settings: Settings) -> SegmentationBranch:
+def _as_told(branch: SegmentationBranch, settings: Settings) -> SegmentationBranch:
     if settings.freeze_encoder:
         branch.freeze_encoder()
     if settings.freeze_decoder:
         branch.freeze_decoder()
+    if settings.encoder_checkpointing:
+        branch.recompute_encoder()
     return branch
 
 

@@ -114,19 +114,39 @@ class Mllm(nn.Module):
         """
         llava = self.llava
         embeddings = self.embed(input_ids, image, image_index)
-        if position_ids is None or segments is None:
-            mask = attention_mask.long()
-        else:
-            window = llava.config.text_config.sliding_window
+        window = llava.config.text_config.sliding_window
+        if position_ids is not None and segments is not None:
             mask = shared_prefix_mask(segments, position_ids, window)
-        hidden = llava.model.language_model(
+            hidden = self._masked(embeddings, mask, position_ids)
+        elif window is not None and input_ids.shape[1] > window:
+            hidden = self._masked(embeddings, attention_mask.long(), None)
+        else:
+            hidden = self._causal(embeddings)
+        supervised = hidden.flatten(0, 1).index_select(0, label_index)
+        return hidden, llava.lm_head(supervised)
+
+    def _masked(self, embeddings: Tensor, mask: Tensor, position_ids: Tensor | None) -> Tensor:
+        return self.llava.model.language_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
-        supervised = hidden.flatten(0, 1).index_select(0, label_index)
-        return hidden, llava.lm_head(supervised)
+
+    def _causal(self, embeddings: Tensor) -> Tensor:
+        """Last hidden states (B, T, D) where each position sees itself and all before it.
+
+        Padding on the right needs no mask then, so that the fastest attention kernels can be used.
+        transformers' own forward pass would look into the mask, or into the positions, whether that
+        is so, and the GPU would wait each time.
+        """
+        model = self.llava.model.language_model
+        positions = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
+        rotary = model.rotary_emb(embeddings, position_ids=positions)
+        hidden = embeddings
+        for layer in model.layers:
+            hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
+        return model.norm(hidden)
 
     def embed(self, input_ids: Tensor, image: Tensor, image_index: Tensor | None = None) -> Tensor:
         """Token embeddings with image features in their places: (B, T, D)."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prs_med.model.mask_decoder import MaskDecoder
 from prs_med.model.normalise import normalise
@@ -30,11 +32,23 @@ class SegmentationBranch(nn.Module):
             nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(256, max(1, modalities))
         )
         self._frozen_encoder = False
+        self._recomputes_encoder = False
 
     def freeze_encoder(self) -> None:
         """Do not train the encoder, and keep nothing of it for a backward pass."""
         self.image_encoder.requires_grad_(False)
         self._frozen_encoder = True
+
+    def recompute_encoder(self) -> None:
+        """Keep only what enters each of the encoder's blocks for the backward pass, and compute the
+        block again there."""
+        if self._recomputes_encoder:
+            return
+        self._recomputes_encoder = True
+        for name, module in self.image_encoder.named_modules():
+            if name.rpartition(".")[2] == "blocks":
+                for block in module.children():
+                    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def freeze_decoder(self) -> None:
         """Do not train the mask decoder."""

@@ -266,6 +266,24 @@ def test_the_clip_tower_keeps_nothing_for_a_backward_pass(small, train_projector
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("window", [None, 21, 8])
+def test_an_attention_window_is_followed(small, window: int | None) -> None:
+    """Also one that is shorter than the sequences, which have up to 21 tokens."""
+    mllm = build_mllm(read_layout(str(small.llava_med)), ModelSettings(**FP32)).eval()
+    example = _example(small.llava_med)
+    mllm.llava.config.text_config.sliding_window = window
+    hidden, _ = mllm(**example)
+    embedded = mllm.embed(example["input_ids"], example["image"])
+    back = torch.arange(21)[:, None] - torch.arange(21)
+    sees = (back >= 0) & (back < (window or 21))
+    expected = mllm.llava.model.language_model(
+        inputs_embeds=embedded, attention_mask=sees[None, None].expand(2, 1, 21, 21)
+    ).last_hidden_state
+    real = example["attention_mask"]
+    torch.testing.assert_close(hidden[real], expected[real], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_left_padded_prefill_equals_right_padded_forward(small) -> None:
     mllm: Mllm = build_mllm(read_layout(str(small.llava_med)), ModelSettings(**FP32)).eval()
     example = _example(small.llava_med)

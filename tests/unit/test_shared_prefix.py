@@ -174,10 +174,8 @@ def test_a_question_changes_nothing_for_the_others(model: Assembled) -> None:
 @torch.no_grad()
 def test_the_language_model_sees_each_image_once(model: Assembled) -> None:
     seen: list[torch.Size] = []
-    language_model = model.mllm.llava.model.language_model
-    handle = language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape), with_kwargs=True
-    )
+    first_layer = model.mllm.llava.model.language_model.layers[0]
+    handle = first_layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
     samples = samples_of(model)
     run(model, shared(model, samples))
     run(model, apart(model, samples))
