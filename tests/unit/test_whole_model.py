@@ -170,8 +170,8 @@ def test_one_forward_of_the_language_model_and_logits_of_supervised_tokens_only(
 ) -> None:
     passes, head_inputs = [], []
     hooks = [
-        model.mllm.llava.model.language_model.register_forward_hook(
-            lambda module, args, output: passes.append(output.last_hidden_state.shape)
+        model.mllm.llava.model.language_model.layers[0].register_forward_hook(
+            lambda module, args, output: passes.append(args[0].shape)
         ),
         model.mllm.llava.lm_head.register_forward_hook(
             lambda module, args, output: head_inputs.append(args[0].shape)
