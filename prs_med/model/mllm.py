@@ -114,7 +114,7 @@ class Mllm(nn.Module):
         """
         llava = self.llava
         embeddings = self.embed(input_ids, image, image_index)
-        window = llava.config.text_config.sliding_window
+        window = getattr(llava.config.text_config, "sliding_window", None)  # Llama has none
         if position_ids is not None and segments is not None:
             mask = shared_prefix_mask(segments, position_ids, window)
             hidden = self._masked(embeddings, mask, position_ids)
