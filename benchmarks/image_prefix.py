@@ -18,26 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from prs_med.batch import IMAGE_TOKEN, Batch
+from benchmarks.step_model import PUBLISHED_SIDE, SMALL_SIDE, random_batch, small_model
+from prs_med.batch import Batch
 from prs_med.config import Settings
-from prs_med.data.collate import Collator
-from prs_med.data.phantoms import QUESTIONS
-from prs_med.data.prompt import EncodedText
-from prs_med.data.samples import Sample
-from prs_med.model.encoders.registry import load_encoder
-from prs_med.model.initial_weights import new_segmentation
-from prs_med.model.llava_layouts import read_layout
-from prs_med.model.mllm import build_mllm
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
-from prs_med.model.tiny_encoders import write_tinysam
-from prs_med.model.tiny_llava import TinyLlavaSize, write_llava_med
 from prs_med.plan.meta_model import MetaModel, meta_model
 from prs_med.plan.op_trace import Part
 from prs_med.plan.step_trace import trace_step
@@ -45,21 +35,6 @@ from prs_med.plan.step_trace import trace_step
 IMAGES, ROUNDS = 2, 9
 COUNTED, MEASURED = (1, 2, 3, 5), 3
 """Questions about each image."""
-CLIP_SIDE, IMAGE_TOKENS = 336, 576
-TEMPLATE, QUESTION, ANSWER = 6, 53, 40
-"""Tokens in front of a question, of it with what follows, and of its answer with the end token."""
-SMALL = TinyLlavaSize(
-    width=512,
-    layers=6,
-    heads=8,
-    key_value_heads=2,
-    feed_forward=1792,
-    vision_width=128,
-    vision_layers=2,
-    image_size=CLIP_SIDE,
-)
-SMALL_SIDE, LARGE_SIDE = 256, 1024
-"""Inputs of the segmentation encoder."""
 COMMON = {"data": "none", "batch_by_image": True, "lora_dropout": 0.0, "decoder_dropout": 0.0}
 
 
@@ -70,65 +45,20 @@ def main() -> None:
         "| model | questions of an image | language model's share | TFLOPs of a question, apart "
         "| sharing | ratio |\n|---|---|---|---|---|---|"
     )
-    published = meta_model(Settings(**COMMON, image_size=LARGE_SIDE), None)
+    published = meta_model(Settings(**COMMON, image_size=PUBLISHED_SIDE), None)
     for questions in COUNTED:
-        print_flops("published", published, questions, LARGE_SIDE)
+        print_flops("published", published, questions, PUBLISHED_SIDE)
     with tempfile.TemporaryDirectory() as folder:
-        model = small_model(Path(folder))
+        model = small_model(Path(folder), **COMMON)
     print_flops("small", model, MEASURED, SMALL_SIDE)
     check_against_pytorch(model)
     measure(model)
 
 
-def small_model(folder: Path) -> MetaModel:
-    """Random weights, written and read as published ones are."""
-    write_llava_med(folder / "llava_med", list(QUESTIONS), seed=0, size=SMALL)
-    write_tinysam(folder / "tinysam.pth", seed=0)
-    settings = Settings(
-        **COMMON,
-        vlm_path=str(folder / "llava_med"),
-        image_size=SMALL_SIDE,
-        precision="fp32",
-    )
-    mllm = build_mllm(read_layout(settings.vlm_path), settings)
-    encoder = load_encoder("tinysam", str(folder / "tinysam.pth"))
-    segmentation = new_segmentation(encoder, settings, mllm.hidden_size, ("a", "b"))
-    return MetaModel(mllm, segmentation, settings)
-
-
-def batch(questions: int, side: int, share: bool) -> Batch:
-    """Random images with their questions, whose tokens are random too."""
-    draw = np.random.default_rng(0)
-
-    def pixels(channels: int, side: int, levels: int) -> Tensor:
-        return torch.from_numpy(draw.integers(levels, size=(channels, side, side), dtype=np.uint8))
-
-    samples = []
-    for _ in range(IMAGES):
-        image_vlm, image_seg = pixels(3, CLIP_SIDE, 256), pixels(3, side, 256)
-        for _ in range(questions):
-            own = draw.integers(10, 250, size=QUESTION + ANSWER).tolist()
-            ids = (1, *[IMAGE_TOKEN] * IMAGE_TOKENS, *range(10, 10 + TEMPLATE), *own)
-            samples.append(
-                Sample(
-                    image_vlm=image_vlm,
-                    image_seg=image_seg,
-                    mask=pixels(1, side, 2),
-                    text=EncodedText(ids, len(ids) - ANSWER),
-                    question="",
-                    answer="",
-                    modality=0,
-                    row_id="",
-                    weight=1 / questions,
-                )
-            )
-    return Collator(0, "question", share)(samples)
-
-
 def print_flops(name: str, model: MetaModel, questions: int, side: int) -> None:
     """One row."""
     (apart, part), (sharing, _) = (
-        counted(model, batch(questions, side, share)) for share in (False, True)
+        counted(model, random_batch(IMAGES, questions, side, share)) for share in (False, True)
     )
     each = IMAGES * questions * 1e12
     print(
@@ -153,7 +83,7 @@ def check_against_pytorch(model: MetaModel) -> None:
     totals = []
     for share in (False, True):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            train(model, batch(MEASURED, SMALL_SIDE, share))
+            train(model, random_batch(IMAGES, MEASURED, SMALL_SIDE, share))
         totals.append(counter.get_total_flops())
     apart, sharing = (total / IMAGES / MEASURED / 1e12 for total in totals)
     print(
@@ -164,7 +94,7 @@ def check_against_pytorch(model: MetaModel) -> None:
 
 def measure(model: MetaModel) -> None:
     """Print questions/s of both ways."""
-    batches = [batch(MEASURED, SMALL_SIDE, share) for share in (False, True)]
+    batches = [random_batch(IMAGES, MEASURED, SMALL_SIDE, share) for share in (False, True)]
     losses = [train(model, each) for each in batches]
     assert np.isclose(*losses, rtol=1e-5, atol=0), losses
     seconds = np.array([[timed(model, each) for each in batches] for _ in range(ROUNDS)])

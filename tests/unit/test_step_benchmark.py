@@ -1,0 +1,135 @@
+"""What benchmarks/step.py compares: the same training, at the cost that it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+import pytest
+import torch
+
+from benchmarks.step import count_of
+from benchmarks.step_clock import PARTS
+from benchmarks.step_counts import Counts
+from benchmarks.step_model import META, ModelSource, random_batch
+from benchmarks.step_recipes import RECIPES, SAME_COUNTS, Variant
+from benchmarks.step_times import measure
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return ModelSource(torch.device("cpu"), tmp_path_factory.mktemp("models"), small=True)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return ModelSource(META, tmp_path_factory.mktemp("shapes"), small=True)
+
+
+Trained = tuple[torch.Tensor, dict[str, torch.Tensor]]
+"""Loss and gradients of a small batch."""
+
+
+@pytest.fixture(scope="module")
+def trained_by(models: ModelSource) -> Callable[[str], Trained]:
+    return cache(partial(train, models))
+
+
+def train(models: ModelSource, name: str) -> Trained:
+    variant = Variant(RECIPES[name], models)
+    recipe = variant.recipe
+    loss = variant.run(random_batch(1, recipe.questions, models.side, recipe.shares))
+    modules = {"mllm": variant.model.mllm, "segmentation": variant.model.segmentation}
+    gradients = {
+        f"{kind}.{name}": parameter.grad
+        for kind, module in modules.items()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    for parameter in variant.parameters():
+        parameter.grad = None
+    return loss, gradients
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("two_pass", "ours"),
+        ("ours", "gradient_checkpointing"),
+        ("ours", "encoder_checkpointing"),
+        ("ours", "channels_last"),
+        ("by_image", "shared_prefix"),
+    ],
+)
+def test_recipes_train_alike(trained_by: Callable[[str], Trained], one: str, other: str) -> None:
+    (loss, gradients), (other_loss, other_gradients) = trained_by(one), trained_by(other)
+    torch.testing.assert_close(loss, other_loss, rtol=1e-5, atol=0)
+    assert gradients.keys() == other_gradients.keys()
+    # Some gradients are nothing but rounding, such as those of biases in front of a batch norm.
+    for side in ("mllm", "segmentation"):
+        names = [name for name in gradients if name.startswith(side)]
+        whole = float(torch.stack([gradients[name].norm() for name in names]).norm())
+        for name in names:
+            difference = float((gradients[name] - other_gradients[name]).norm())
+            assert difference <= 1e-4 * float(gradients[name].norm()) + 1e-5 * whole, name
+
+
+EXACT = {
+    "two_pass": (327_415_032_960, 395_469_188),
+    "ours": (172_120_482_944, 373_284_176),
+    "gradient_checkpointing": (225_748_460_672, 99_181_016),
+    "encoder_checkpointing": (173_609_931_648, 349_024_344),
+    "both": (226_108_199_808, 72_145_528),
+    "by_image": (508_194_346_112, 1_038_785_496),
+    "shared_prefix": (258_984_219_776, 564_636_940),
+}
+"""FLOPs and bytes that are kept, of a batch with two images, of the small model."""
+
+
+@pytest.fixture(scope="module")
+def counted(shapes: ModelSource) -> dict[str, Counts]:
+    names = [name for name in RECIPES if name not in SAME_COUNTS]
+    return {name: count_of(Variant(RECIPES[name], shapes), shapes, 2) for name in names}
+
+
+def test_costs_are_exact(counted: dict[str, Counts]) -> None:
+    assert {name: (each.flops, each.kept) for name, each in counted.items()} == EXACT
+
+
+def test_the_older_recipe_computes_far_more(counted: dict[str, Counts]) -> None:
+    assert counted["two_pass"].flops / counted["ours"].flops > 1.8
+    assert counted["by_image"].flops / counted["shared_prefix"].flops > 1.8
+
+
+def test_nobody_keeps_more_than_the_older_recipe(counted: dict[str, Counts]) -> None:
+    """Per question: by_image and shared_prefix have three about an image."""
+    kept = {name: each.kept / RECIPES[name].questions for name, each in counted.items()}
+    assert max(kept, key=kept.__getitem__) == "two_pass"
+    assert min(kept, key=kept.__getitem__) == "both"
+
+
+def test_one_recipe_leaves_nothing_behind_for_the_next(models: ModelSource) -> None:
+    plain = Variant(RECIPES["ours"], models)
+    layers = plain.model.mllm.llava.model.language_model.layers
+    Variant(RECIPES["both"], models).run(random_batch(1, 1, models.side))
+    compiled = Variant(RECIPES["all"], models)
+    assert not any(layer.gradient_checkpointing for layer in layers)
+    assert all(layer._compiled_call_impl is None for layer in layers)
+    assert compiled.model.segmentation.image_encoder._compiled_call_impl is not None
+    assert plain.model.segmentation.image_encoder._compiled_call_impl is None
+
+
+def test_times_are_of_all_parts(models: ModelSource) -> None:
+    names = ("two_pass", "ours")
+    variants = {name: Variant(RECIPES[name], models) for name in names}
+    batches = {name: random_batch(1, 1, models.side) for name in names}
+    rounds: Iterator[int] = iter(range(5))
+    before = [p.detach().clone() for p in variants["ours"].parameters() if p.requires_grad]
+    times = measure(variants, batches, 2, lambda: next(rounds))
+    assert next(rounds) == 2
+    for each in times.values():
+        assert (each.questions, each.tokens, len(each.milliseconds)) == (1, 676, 2)
+        assert all(time > 0 for parts in each.parts for time in parts.values())
+        assert set(each.parts[0]) == set(PARTS)
+    after = [p for p in variants["ours"].parameters() if p.requires_grad]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
