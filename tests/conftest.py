@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ quieten()
 from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
 from prs_med.model.tiny_encoders import write_tinysam  # noqa: E402
 from prs_med.model.tiny_llava import write_llava_med  # noqa: E402
+from tests.scheduling import WholeFiles  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,9 @@ def sample_data() -> Path:
     if not folder:
         pytest.skip("PRS_MED_SAMPLE_DATA does not name the folder with real sample data")
     return Path(folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
+    """Which of several test processes runs what."""
+    return WholeFiles(config, log)

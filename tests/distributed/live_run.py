@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
-from tests.distributed.launcher import ROOT, free_port
+from tests.distributed.launcher import ROOT
+from tests.ports import free_port
 
 GO_ON_LATER = 75
 """Exit status of a run that was asked to end."""

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from prs_med.model.tiny_encoders import write_sam_med2d
 from tests.conftest import Small
-from tests.distributed.launcher import ROOT, free_port
+from tests.distributed.launcher import ROOT
+from tests.ports import free_port
 from tests.unit.released_layout import write_released
 
 TASKS = {

@@ -12,7 +12,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -27,6 +26,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
+from tests.ports import free_port
 from tests.services.packages import Installed, install
 
 PACKAGES = ("ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "ceph-common")
@@ -91,14 +91,6 @@ class CephError(RuntimeError):
 def install_ceph() -> Installed:
     """Install Ceph where its programs are missing and that is allowed."""
     return install(PACKAGES, PROGRAMS)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class CephGateway:

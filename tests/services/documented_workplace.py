@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.conftest import Small
-from tests.distributed.launcher import free_port
 from tests.distributed.moving import make_workplace
 from tests.documents import ROOT, yaml_block
+from tests.ports import free_port
 from tests.unit.scan_files import nifti
 
 LLAVA_MED = "microsoft/llava-med-v1.5-mistral-7b"

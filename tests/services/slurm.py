@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.distributed.launcher import free_port
+from tests.ports import free_port
 from tests.services.packages import Installed, install
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")

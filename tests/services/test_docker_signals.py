@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launcher import ROOT, free_port
+from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import (
     GO_ON_LATER,
     assert_saved,
@@ -24,6 +24,7 @@ from tests.distributed.live_run import (
     wait_for_lines,
     wait_for_the_end_of,
 )
+from tests.ports import free_port
 from tests.services.conftest import unavailable
 from tests.services.packages import install
 

@@ -17,7 +17,8 @@ import pytest
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import StorageError
 from tests.conftest import Small
-from tests.distributed.launcher import ROOT, free_port
+from tests.distributed.launcher import ROOT
+from tests.ports import free_port
 from tests.services.ceph import CephGateway
 
 pytestmark = pytest.mark.distributed

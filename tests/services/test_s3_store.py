@@ -15,7 +15,8 @@ from prs_med.storage import s3
 from prs_med.storage.location import open_store
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import MissingFileError, StorageError
-from tests.services.ceph import CephGateway, free_port
+from tests.ports import free_port
+from tests.services.ceph import CephGateway
 from tests.services.fault_proxy import Fault, FaultProxy, Request
 
 DATA = random.Random(0).randbytes(3_000_000)
