@@ -85,8 +85,8 @@ class Recipe:
     """Regions, as in --compile_regions."""
     channels_last: bool = False
     """Of the segmentation encoder's weights."""
-    tf32: bool = False
-    """For matrix products in fp32."""
+    segmentation_precision: str = "fp32"
+    """As in --segmentation_precision."""
     questions: int = 1
     """About each image."""
     shares: bool = False
@@ -94,7 +94,9 @@ class Recipe:
 
 
 EVERYTHING = Recipe(
-    compiled=("encoder", "decoder", "language_model"), channels_last=True, tf32=True
+    compiled=("encoder", "decoder", "language_model"),
+    channels_last=True,
+    segmentation_precision="bf16",
 )
 RECIPES = {
     "two_pass": Recipe(two_pass),
@@ -102,7 +104,8 @@ RECIPES = {
     "gradient_checkpointing": Recipe(gradient_checkpointing=True),
     "encoder_checkpointing": Recipe(encoder_checkpointing=True),
     "both": Recipe(gradient_checkpointing=True, encoder_checkpointing=True),
-    "tf32": Recipe(tf32=True),
+    "tf32": Recipe(segmentation_precision="tf32"),
+    "segmentation_bf16": Recipe(segmentation_precision="bf16"),
     "channels_last": Recipe(channels_last=True),
     "compiled": Recipe(compiled=EVERYTHING.compiled),
     "all": EVERYTHING,
@@ -112,7 +115,9 @@ RECIPES = {
 }
 """By name. The older recipe computes an image again for each question, so it is the baseline of
 those with 3 questions about each image, too."""
-SAME_COUNTS = ("tf32", "channels_last", "compiled", "all", "all_shared")
+SAME_COUNTS = (
+    "tf32", "segmentation_bf16", "channels_last", "compiled", "all", "all_shared",
+)  # fmt: skip
 """Those that compute the same operations as others, in another way."""
 
 
@@ -126,6 +131,8 @@ class Variant:
         branch = self.model.segmentation
         if recipe.encoder_checkpointing:
             branch.recompute_encoder()
+        if recipe.segmentation_precision == "bf16":
+            branch.compute_in_bf16()
         if recipe.channels_last:
             branch.image_encoder.to(memory_format=torch.channels_last)
         compile_regions(self.model.mllm, branch, recipe.compiled)
@@ -142,7 +149,7 @@ class Variant:
         """Forward and backward pass; the loss."""
         language_model = self.model.mllm.llava.model.language_model
         precision = torch.get_float32_matmul_precision()
-        if self.recipe.tf32:
+        if self.recipe.segmentation_precision == "tf32":
             torch.set_float32_matmul_precision("high")
         if self.recipe.gradient_checkpointing:
             language_model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -214,8 +214,12 @@ class ModelSettings(CheckedSettings):
     )
     load_4bit: bool = setting(False, "Keep the frozen language model in 4 bits (nf4, double quant)")
     load_8bit: bool = setting(False, "Keep the frozen language model in 8 bits (LLM.int8)")
-    precision: Literal["bf16", "fp32"] = setting(
-        "bf16", "Arithmetic of the language model (the segmentation side is always fp32)"
+    precision: Literal["bf16", "fp32"] = setting("bf16", "Arithmetic of the language model")
+    segmentation_precision: Literal["fp32", "tf32", "bf16"] = setting(
+        "fp32",
+        "Arithmetic of the segmentation side, whose weights and losses are always fp32. tf32 "
+        "rounds what enters matrix products in fp32, on GPUs that have it, in the whole model; "
+        "bf16 computes in autocast",
     )
     attention: Literal["auto", "flash", "sdpa"] = setting(
         "auto",

@@ -88,6 +88,8 @@ def _as_told(branch: SegmentationBranch, settings: Settings) -> SegmentationBran
         branch.freeze_decoder()
     if settings.encoder_checkpointing:
         branch.recompute_encoder()
+    if settings.segmentation_precision == "bf16":
+        branch.compute_in_bf16()
     return branch
 
 

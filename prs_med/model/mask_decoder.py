@@ -105,7 +105,7 @@ class MaskDecoder(nn.Module):
         x = self.norm1(attended + tokens)
         x = self.ffn(self.encoder_layer(x))
         x = x.transpose(1, 2).reshape(shape) + image_features
-        logits = self.out_dec(self.mask_generation(x))
+        logits = self.out_dec(self.mask_generation(x)).float()  # bf16 within autocast
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 

@@ -1,8 +1,8 @@
-"""The segmentation side: vision encoder, mask decoder and modality head, all in fp32."""
+"""The segmentation side: vision encoder, mask decoder and modality head, with weights in fp32."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ class SegmentationBranch(nn.Module):
         )
         self._frozen_encoder = False
         self._recomputes_encoder = False
+        self._in_bf16 = False
 
     def freeze_encoder(self) -> None:
         """Do not train the encoder, and keep nothing of it for a backward pass."""
@@ -49,6 +50,10 @@ class SegmentationBranch(nn.Module):
             if name.rpartition(".")[2] == "blocks":
                 for block in module.children():
                     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+    def compute_in_bf16(self) -> None:
+        """Compute in autocast to bf16: weights, norms and what comes out stay in fp32."""
+        self._in_bf16 = True
 
     def freeze_decoder(self) -> None:
         """Do not train the mask decoder."""
@@ -76,8 +81,16 @@ class SegmentationBranch(nn.Module):
             (B, 1, *size) mask logits and (B, M) modality logits, float32.
         """
         pixels = normalise(image, *self._statistics)
-        with torch.no_grad() if self._frozen_encoder else nullcontext():
-            features = self.image_encoder(pixels)
-        if image_index is not None:
-            features = features.index_select(0, image_index)
-        return self.mask_decoder(features, prompt, prompt_mask, size), self.cls(features)
+        with self._arithmetic(image.device):
+            with torch.no_grad() if self._frozen_encoder else nullcontext():
+                features = self.image_encoder(pixels)
+            if image_index is not None:
+                features = features.index_select(0, image_index)
+            masks = self.mask_decoder(features, prompt, prompt_mask, size)
+            return masks, self.cls(features).float()
+
+    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
+        # Autocast does not know the meta device, on which plans are made.
+        if not self._in_bf16 or device.type == "meta":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)

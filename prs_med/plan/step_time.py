@@ -14,7 +14,7 @@ import numpy as np
 from prs_med.config import Settings
 from prs_med.plan.communication import Communication
 from prs_med.plan.hardware import Card, Cluster
-from prs_med.plan.op_trace import Phase
+from prs_med.plan.op_trace import Part, Phase, Unit
 from prs_med.plan.quantised import nf4_bytes, nf4_scale_bytes
 from prs_med.plan.ranges import BEST, WORST, Efficiency, Range, larger
 from prs_med.plan.step_trace import StepCosts
@@ -73,11 +73,12 @@ def step_time(
     unpacking = _unpacked_bytes(settings, costs, quantisable)
     mllm, segmentation = shares
     passes = 2 if mllm else 1
+    units = units_of(costs, settings.segmentation_precision)
 
     def of(efficiency: Efficiency) -> tuple[float, float, float, float]:
         card = cluster.card
         memory = card.bandwidth * efficiency.memory
-        compute = kernel_seconds(costs, batch, card, efficiency) + unpacking / memory
+        compute = kernel_seconds(costs, batch, card, efficiency, units) + unpacking / memory
         on_gpu = segmentation if zero.offload_optimizer else mllm + segmentation
         optimizer = on_gpu * _ADAM_TRAFFIC / memory
         pcie = card.pcie * efficiency.network
@@ -97,9 +98,21 @@ def step_time(
     return StepTime(compute, launches, optimizer, transfers, exchange.seconds(cluster))
 
 
-def kernel_seconds(costs: StepCosts, batch: int, card: Card, efficiency: Efficiency) -> float:
-    """Seconds of a micro-batch's kernels, one after the other."""
-    rates = np.array([card.bf16, card.tf32, card.fp32])[costs.first.unit]
+def units_of(costs: StepCosts, segmentation_precision: str) -> np.ndarray:
+    """The :class:`Unit` that does each operation. What is moved is taken as that of fp32."""
+    units = costs.first.unit.copy()
+    if segmentation_precision == "tf32":
+        units[units == Unit.FP32] = Unit.TF32
+    elif segmentation_precision == "bf16":
+        units[np.isin(costs.first.part, (Part.ENCODER, Part.DECODER))] = Unit.BF16
+    return units
+
+
+def kernel_seconds(
+    costs: StepCosts, batch: int, card: Card, efficiency: Efficiency, units: np.ndarray
+) -> float:
+    """Seconds of a micro-batch's kernels, one after the other; ``units`` as of :func:`units_of`."""
+    rates = np.array([card.bf16, card.tf32, card.fp32])[units]
     computing = costs.flops(batch) / (rates * efficiency.compute)
     moving = costs.moved(batch) / (card.bandwidth * efficiency.memory)
     return float(np.maximum(computing, moving).sum())

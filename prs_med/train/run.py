@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
@@ -343,6 +344,8 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
         if settings.data
         else _local(settings, prompts, rank, save_dir, say)
     )
+    if settings.segmentation_precision == "tf32":
+        torch.set_float32_matmul_precision("high")
     modalities = initial_modalities(settings, data.modalities)
     mllm = initial_mllm(settings, layout)
     segmentation = initial_segmentation(settings, mllm.hidden_size, modalities)

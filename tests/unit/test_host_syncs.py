@@ -73,6 +73,7 @@ def test_waits_are_found(wait: Callable[[Tensor], object]) -> None:
         {},
         {"gradient_checkpointing": True, "encoder_checkpointing": True},
         {"segmentation_loss": "bce_dice"},
+        {"segmentation_precision": "bf16", "encoder_checkpointing": True},
         {"train_projector": True},
     ],
 )

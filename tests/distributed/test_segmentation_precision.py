@@ -1,0 +1,58 @@
+"""Runs whose segmentation side computes in bf16, on real processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import Small
+from tests.distributed.launcher import Job, run_jobs
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def runs(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("precisions")
+    jobs = [
+        Job(
+            root / f"{stage}_{precision}",
+            [
+                *small.arguments(),
+                *("--deepspeed", f"ds_configs/{stage}.json"),
+                *("--precision", "fp32", "--image_size", "64", "--num_workers", "0"),
+                *("--batch_size", "1", "--gradient_accumulation_steps", "2"),
+                *("--max_steps", str(STEPS), "--log_every", "1"),
+                *("--segmentation_precision", precision),
+            ],
+        )
+        for stage in ("zero2", "zero3")
+        for precision in ("fp32", "bf16")
+    ]
+    run_jobs(jobs, 2, root)
+    return root
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_bf16_trains_nearly_as_fp32_does(runs: Path, stage: str) -> None:
+    exact, coarse = losses(runs / f"{stage}_fp32"), losses(runs / f"{stage}_bf16")
+    assert len(exact) == len(coarse) == STEPS
+    assert coarse == pytest.approx(exact, rel=0.02)
+    assert coarse != exact
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_weights_stay_in_fp32(runs: Path, stage: str) -> None:
+    (file,) = (runs / f"{stage}_bf16" / "final").glob("segmentation*.safetensors")
+    assert torch.bfloat16 not in {value.dtype for value in load_file(file).values()}
