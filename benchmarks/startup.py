@@ -1,0 +1,198 @@
+"""What it takes to start: seconds and memory until the language model is ready to train.
+
+    python benchmarks/startup.py                              # a fourth of the published model
+    python benchmarks/startup.py --layers 32 --processes 1 --cases zero2
+
+Writes random bf16 weights as wide as LLaVA-Med v1.5, with fewer layers, and loads them in real
+DeepSpeed processes, as training does, under ZeRO-2, ZeRO-3, and ZeRO-2 with a 4-bit base. Memory
+is what a process holds for itself (`Anonymous` of /proc/self/smaps_rollup) beyond what it held
+before, in shares of the weights in the files. Pages of the files are not in it: they are the
+kernel's, there once for all processes of a machine, and given up when memory is short. `cold` reads
+the files from the disk, `warm` from the kernel's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlavaForConditionalGeneration
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from prs_med.quiet import quieten
+
+quieten()
+
+import deepspeed  # noqa: E402
+
+from prs_med.config import Settings  # noqa: E402
+from prs_med.model.initial_weights import initial_mllm  # noqa: E402
+from prs_med.model.llava_layouts import read_layout  # noqa: E402
+from prs_med.plan.published import published_layout  # noqa: E402
+
+CASES = {"zero2": (2, False), "zero3": (3, False), "zero2_4bit": (2, True)}
+"""Stage, and whether the base is kept in 4 bits."""
+SHARD = 2 * 10**9
+
+
+def main() -> None:
+    """Print a table, or be one of the processes that it is about."""
+    options = parser().parse_args()
+    if options.be:
+        print(json.dumps(start(Path(options.weights), *CASES[options.be])), flush=True)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        size = write_weights(Path(folder), options.layers)
+        print(f"weights: {size / 1e9:.2f} GB, {options.layers} layers")
+        print("| case | files | process | load, s | engine, s | peak while loading | peak in all |")
+        print("|---|---|---|---|---|---|---|")
+        for case in options.cases.split(","):
+            for files in ("cold", "warm"):
+                if files == "cold":
+                    forget(Path(folder))
+                for rank, row in enumerate(processes(case, folder, options.processes)):
+                    shares = (f"{row[key] / size:.2f}" for key in ("loading", "all"))
+                    print(
+                        f"| {case} | {files} | {rank} | {row['load_s']:.1f} "
+                        f"| {row['engine_s']:.1f} | {' | '.join(shares)} |",
+                        flush=True,
+                    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--layers", type=int, default=8, help="of the published 32 (default: 8)")
+    made.add_argument("--processes", type=int, default=2)
+    made.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
+    made.add_argument("--folder", help="where the weights are written for the time being")
+    made.add_argument("--be", choices=CASES, help=argparse.SUPPRESS)
+    made.add_argument("--weights", help=argparse.SUPPRESS)
+    made.add_argument("--local_rank", help=argparse.SUPPRESS)
+    return made
+
+
+def write_weights(folder: Path, layers: int) -> int:
+    """Random ones, shard by shard; their bytes."""
+    config = published_layout().config
+    config.text_config.num_hidden_layers = layers
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    shard: dict[str, torch.Tensor] = {}
+    weight_map: dict[str, str] = {}
+    total = 0
+    for name, shape in ((n, t.shape) for n, t in model.state_dict().items()):
+        shard[name] = torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
+        weight_map[name] = f"model-{total // SHARD:05d}.safetensors"
+        total += shard[name].nbytes
+        if total // SHARD != (total - shard[name].nbytes) // SHARD:
+            save_file(shard, folder / weight_map[name])
+            shard = {}
+    if shard:
+        save_file(shard, folder / list(weight_map.values())[-1])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text(
+        json.dumps(config.to_dict() | {"architectures": ["LlavaForConditionalGeneration"]})
+    )
+    return total
+
+
+def forget(folder: Path) -> None:
+    """Let the kernel drop the files from its cache."""
+    os.sync()
+    for file in folder.iterdir():
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def processes(case: str, folder: str, count: int) -> list[dict[str, float]]:
+    """Start them, and what each found."""
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
+            *("--num_gpus", str(count), "--master_port", "29655"),
+            *(__file__, "--be", case, "--weights", folder),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(found) != count:
+        sys.exit(done.stderr)
+    return sorted(found, key=lambda row: row["rank"])
+
+
+class Peak:
+    """The most that this process holds for itself from now on, looked at every 20 ms."""
+
+    def __init__(self) -> None:
+        self._before = own_bytes()
+        self.most = 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def look(self) -> int:
+        """The most so far."""
+        self.most = max(self.most, own_bytes() - self._before)
+        return self.most
+
+    def _watch(self) -> None:
+        while True:
+            self.look()
+            time.sleep(0.02)
+
+
+def own_bytes() -> int:
+    """Memory that is neither a file's nor another process's."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return 1024 * int(line.split()[1])
+    raise AssertionError("the kernel tells nothing about Anonymous memory")
+
+
+def start(weights: Path, stage: int, load_4bit: bool) -> dict[str, float]:
+    """Load and partition, as training does."""
+    deepspeed.init_distributed()
+    settings = Settings(data="none", sam_ckpt="none", vlm_path=str(weights), load_4bit=load_4bit)
+    peak = Peak()
+    begun = time.perf_counter()
+    mllm = initial_mllm(settings, read_layout(settings.vlm_path))
+    loaded = time.perf_counter()
+    loading = peak.look()
+    mllm = mllm if load_4bit else mllm.use_one_precision()
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": stage},
+    }
+    trained = [p for p in mllm.parameters() if p.requires_grad]
+    deepspeed.initialize(
+        model=mllm,
+        optimizer=torch.optim.AdamW(trained),
+        config=config,
+        dist_init_required=False,
+    )
+    return {
+        "rank": torch.distributed.get_rank(),
+        "load_s": loaded - begun,
+        "engine_s": time.perf_counter() - loaded,
+        "loading": loading,
+        "all": peak.look(),
+    }
+
+
+if __name__ == "__main__":
+    main()
