@@ -19,7 +19,7 @@ from tests.unit.test_encoder_checkpointing import settings as settings  # a fixt
 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
+    return float(((one - other).norm() / other.norm()).detach())
 
 
 @pytest.mark.parametrize("family", WRITERS)
