@@ -1,7 +1,6 @@
 """What it takes to start: seconds and memory until the language model is ready to train.
 
-    python benchmarks/startup.py                              # a fourth of the published model
-    python benchmarks/startup.py --layers 32 --processes 1 --cases zero2
+    python benchmarks/startup.py
 
 Writes random bf16 weights as wide as LLaVA-Med v1.5, with fewer layers, and loads them in real
 DeepSpeed processes, as training does, under ZeRO-2, ZeRO-3, and ZeRO-2 with a 4-bit base. Memory

@@ -45,7 +45,7 @@ ON_GPU_ALONE = ("tf32", "compiled", "all", "all_shared")
 
 def main() -> None:
     """Print tables."""
-    options = parser().parse_args()
+    options = checked(parser())
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     if options.count:
@@ -81,6 +81,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--nf4", action="store_true", help="keep the language model in 4 bits")
     made.add_argument("--recipes", help=f"comma-separated, of {', '.join(RECIPES)}")
     return made
+
+
+def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options; a wrong one ends the program in one line."""
+    options = parser.parse_args()
+    for name in (options.recipes or BASELINE).split(","):
+        if name not in RECIPES:
+            parser.error(f"--recipes {name}: allowed are {', '.join(RECIPES)}")
+    if options.nf4 and (options.count or not torch.cuda.is_available()):
+        parser.error("--nf4 is timed on a GPU, and counts nothing else than bf16 does")
+    return options
 
 
 def default_recipes(device: torch.device) -> list[str]:

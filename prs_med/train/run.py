@@ -344,14 +344,19 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
         if settings.data
         else _local(settings, prompts, rank, save_dir, say)
     )
-    if settings.segmentation_precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    set_matrix_products(settings)
     modalities = initial_modalities(settings, data.modalities)
     mllm = initial_mllm(settings, layout)
     segmentation = initial_segmentation(settings, mllm.hidden_size, modalities)
     if settings.compile_model:
         compile_regions(mllm, segmentation, names_in(settings.compile_regions))
     return _Parts(layout, tokenizer, prompts, data, modalities, mllm, segmentation)
+
+
+def set_matrix_products(settings: Settings) -> None:
+    """Let GPUs compute those in fp32 in TF32, in this whole process, if the settings say so."""
+    if settings.segmentation_precision == "tf32":
+        torch.set_float32_matmul_precision("high")
 
 
 def _streamed(

@@ -14,6 +14,7 @@ from prs_med.plan.op_trace import Part, Unit
 from prs_med.plan.ranges import BEST
 from prs_med.plan.step_time import kernel_seconds, units_of
 from prs_med.plan.step_trace import Lengths, step_costs
+from prs_med.train.run import set_matrix_products
 from tests.unit.test_encoder_checkpointing import WRITERS, branch, step
 from tests.unit.test_encoder_checkpointing import settings as settings  # a fixture
 
@@ -45,6 +46,16 @@ def test_bf16_is_coarse_but_what_it_gives_is_fp32(
     recomputed, recomputed_gradients = step(again)
     assert torch.equal(masks, recomputed)
     assert all(torch.equal(gradients[name], g) for name, g in recomputed_gradients.items())
+
+
+def test_tf32_is_for_all_matrix_products(settings: dict[str, Settings]) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, expected in (("fp32", before), ("bf16", before), ("tf32", "high")):
+            set_matrix_products(replace(settings["tinysam"], segmentation_precision=precision))
+            assert torch.get_float32_matmul_precision() == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_plans_take_the_faster_units_for_it() -> None:
