@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prs_med.config import Settings
+from prs_med.plan.checkpointing import Checkpointing, ways
 from prs_med.plan.communication import Communication, communication
 from prs_med.plan.hardware import Cluster
 from prs_med.plan.memory import MemoryModel
@@ -25,8 +26,8 @@ class Workload:
     """What every candidate computes."""
 
     counts: ModelCounts
-    costs: Mapping[bool, StepCosts]
-    """Without and with gradient checkpointing."""
+    costs: Mapping[Checkpointing, StepCosts]
+    """Of a micro-batch, by what is computed again."""
     lengths: Lengths
 
 
@@ -37,9 +38,8 @@ def workload(settings: Settings, plan: PlanSettings) -> Workload:
         SettingError, CheckpointError: the settings describe no model.
     """
     traces, counts, lengths = {}, None, None
-    for checkpointing in (False, True):
-        variant = dataclasses.replace(settings, gradient_checkpointing=checkpointing)
-        model = meta_model(variant, plan.encoder_size)
+    for checkpointing in ways(settings):
+        model = meta_model(checkpointing.applied_to(settings), plan.encoder_size)
         counts = counts or model_counts(model)
         lengths = lengths or Lengths(
             model.image_tokens,
@@ -66,7 +66,12 @@ class Candidate:
     @property
     def costs(self) -> StepCosts:
         """Of a micro-batch."""
-        return self.work.costs[self.settings.gradient_checkpointing]
+        return self.work.costs[self.checkpointing]
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """What is computed again."""
+        return Checkpointing.of(self.settings)
 
     @property
     def base(self) -> str:
@@ -133,10 +138,9 @@ def candidates(
         for four_bits in (False, True):
             if four_bits and settings.finetune == "full":
                 continue
-            for checkpointing in (False, True):
+            for checkpointing in ways(settings):
                 variant = dataclasses.replace(
-                    settings,
-                    gradient_checkpointing=checkpointing,
+                    checkpointing.applied_to(settings),
                     load_4bit=four_bits,
                     load_8bit=settings.load_8bit and not four_bits,
                 )

@@ -9,6 +9,7 @@ from typing import Any
 from prs_med.config import Settings
 from prs_med.data.dataset.index import read_index
 from prs_med.plan.candidates import Candidate, Workload, candidates, workload
+from prs_med.plan.checkpointing import NOTHING, Checkpointing
 from prs_med.plan.hardware import CARDS, COMPARED, Cluster, cluster
 from prs_med.plan.model_counts import PartCount
 from prs_med.plan.op_trace import Phase
@@ -32,7 +33,7 @@ class Work:
     forward: float
     backward: float
     recomputed: float
-    """With ``--gradient_checkpointing`` alone."""
+    """With ``--gradient_checkpointing`` or ``--encoder_checkpointing`` alone."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Fit:
 
     config: str
     base: str
-    checkpointing: bool
+    checkpointing: Checkpointing
     lasting: float
     """Bytes of one process besides activations and the allowances."""
     sample: float
@@ -58,7 +59,7 @@ class Run:
 
     config: str
     base: str
-    checkpointing: bool
+    checkpointing: Checkpointing
     batch: int
     largest: int
     memory: Mapping[str, float]
@@ -67,6 +68,9 @@ class Run:
     step: StepTime
     seconds: Range
     """Of an optimizer step."""
+    tf32_speedup: Range | None
+    """What ``--segmentation_precision tf32`` would make of the speed, as a factor; None if the
+    segmentation side does not compute in fp32."""
     speed: Range
     """Samples/s of all GPUs, as fast as samples come."""
     mfu: Range
@@ -156,13 +160,14 @@ def _with_dataset(settings: Settings, plan: PlanSettings) -> PlanSettings:
 
 def _work(work: Workload) -> tuple[Work, ...]:
     units = 2
-    plain, again = (work.costs[checkpointing].flops_by(units) for checkpointing in (False, True))
+    plain = work.costs[NOTHING].flops_by(units)
+    again = [costs.flops_by(units) for costs in work.costs.values()]
     return tuple(
         Work(
             part.title,
             phases[Phase.FORWARD] / units,
             phases[Phase.BACKWARD] / units,
-            again[part][Phase.RECOMPUTE] / units,
+            max(each[part][Phase.RECOMPUTE] for each in again) / units,
         )
         for part, phases in plain.items()
     )
@@ -174,7 +179,7 @@ def _fit(candidate: Candidate, machines: Cluster) -> Fit:
     return Fit(
         config=candidate.zero.name,
         base=candidate.base,
-        checkpointing=candidate.settings.gradient_checkpointing,
+        checkpointing=candidate.checkpointing,
         lasting=sum(
             size
             for name, size in memory.at(1).parts.items()
@@ -206,16 +211,17 @@ def _run(chosen: Recommendation, machines: Cluster, samples: int) -> Run:
     point = scaling_point(candidate, batch, machines, samples, None)
     hours = point.speed.over(samples * settings.epochs / 3600)
     price = None if plan.price is None else plan.price * machines.gpus
-    useful = candidate.work.costs[False].flops(batch).sum() * settings.gradient_accumulation_steps
+    useful = candidate.work.costs[NOTHING].flops(batch).sum() * settings.gradient_accumulation_steps
     return Run(
         config=candidate.zero.name,
         base=candidate.base,
-        checkpointing=settings.gradient_checkpointing,
+        checkpointing=candidate.checkpointing,
         batch=batch,
         largest=chosen.largest,
         memory=memory.at(batch).parts,
         host=memory.host(),
         step=candidate.step(batch, machines),
+        tf32_speedup=_tf32_speedup(candidate, batch, machines),
         seconds=point.step,
         speed=point.speed,
         mfu=point.step.over(float(useful) / machines.card.bf16),
@@ -227,3 +233,12 @@ def _run(chosen: Recommendation, machines: Cluster, samples: int) -> Run:
         hours=hours,
         cost=None if price is None else hours.times(price),
     )
+
+
+def _tf32_speedup(candidate: Candidate, batch: int, machines: Cluster) -> Range | None:
+    if candidate.settings.segmentation_precision != "fp32":
+        return None
+    settings = replace(candidate.settings, segmentation_precision="tf32")
+    before = candidate.step(batch, machines).total
+    after = replace(candidate, settings=settings).step(batch, machines).total
+    return Range(before.best / after.best, before.worst / after.worst)

@@ -9,6 +9,8 @@ from prs_med.plan.ranges import Range
 from prs_med.plan.traffic import Checkpoint, Loading
 
 _GB = 1e9
+_WORTH_SAYING = 1.05
+"""The least gain in speed for which a change of arithmetic is mentioned."""
 
 
 def report(plan: Plan) -> str:
@@ -55,7 +57,8 @@ def _model(plan: Plan) -> str:
     return (
         "Parameters\n"
         + _table(("part", "total", "trained"), [*rows, total])
-        + "\n\nTFLOPs of a sample (recomputed: with --gradient_checkpointing alone)\n"
+        + "\n\nTFLOPs of a sample "
+        + "(recomputed: with --gradient_checkpointing, --encoder_checkpointing)\n"
         + _table(
             ("part", "forward", "backward", "recomputed"),
             [*work, ("all", *(_teraflops(x) for x in sums))],
@@ -73,7 +76,7 @@ def _fits(plan: Plan) -> str:
         (
             fit.config,
             fit.base,
-            "yes" if fit.checkpointing else "no",
+            fit.checkpointing.title,
             f"{fit.lasting / _GB:.1f}",
             f"{fit.sample / _GB:.2f}",
             f"{fit.host / _GB:.0f}",
@@ -82,8 +85,9 @@ def _fits(plan: Plan) -> str:
         for fit in plan.fits
     ]
     columns = ("configuration", "base", "checkpointing", "lasting", "per sample", "host", *cards)
+    gpus = f"{plan.gpus} GPU{'s' if plan.gpus > 1 else ''}"
     return (
-        f"What fits on {plan.gpus} GPUs: GB of each process, and the largest micro-batch by GPU\n"
+        f"What fits on {gpus}: GB of each process, and the largest micro-batch by GPU\n"
         + _table(columns, rows)
     )
 
@@ -95,9 +99,11 @@ def _recommendation(plan: Plan) -> str:
             "weights), larger ones,\na smaller --image_size or encoder, or --freeze_encoder"
         )
     run = plan.recommended
-    flags = [f"--deepspeed ds_configs/{run.config}", f"--batch_size {run.batch}"]
-    if run.checkpointing:
-        flags.append("--gradient_checkpointing")
+    flags = [
+        f"--deepspeed ds_configs/{run.config}",
+        f"--batch_size {run.batch}",
+        *run.checkpointing.flags,
+    ]
     if run.base == "nf4":
         flags.append("--load_4bit")
     return _run("Recommended: " + " ".join(flags), plan, run)
@@ -111,6 +117,7 @@ def _run(title: str, plan: Plan, run: Run) -> str:
         f"  host         {run.host / _GB:.1f} GB for each process",
         f"  step         {_seconds(run.seconds)}; first limit: {run.bottleneck}",
         f"  speed        {_span(run.speed, '.1f')} samples/s; MFU {_percent(run.mfu)}",
+        *_faster(run.tf32_speedup),
         f"  traffic      {sum(run.sent.values()) / _GB:.2f} GB through each link in a step, "
         f"{_seconds(run.step.communication)} if nothing is computed meanwhile",
         f"  {plan.epochs:g} epochs{' ' * max(1, 6 - len(f'{plan.epochs:g}'))}"
@@ -122,6 +129,14 @@ def _run(title: str, plan: Plan, run: Run) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _faster(speedup: Range | None) -> Iterator[str]:
+    if speedup and speedup.middle >= _WORTH_SAYING:
+        yield (
+            f"  faster       {_span(speedup, '.2f')} times with --segmentation_precision tf32, "
+            "which rounds\n               the segmentation side's products: see docs/performance.md"
+        )
 
 
 def _cost(cost: Range | None) -> str:

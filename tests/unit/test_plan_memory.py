@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prs_med.config import Settings
 from prs_med.plan.candidates import Candidate, Workload, candidates, workload
+from prs_med.plan.checkpointing import NOTHING, Checkpointing, ways
 from prs_med.plan.hardware import CARDS, Cluster, cluster
 from prs_med.plan.recommend import recommend
 from prs_med.plan.scaling import dealt_out, scaling
@@ -23,7 +24,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 NAMES = ("zero2.json", "zero3.json", "zero2_offload.json", "zero3_offload.json")
 GB = 1e9
 
-which = st.integers(0, 4 * len(NAMES) - 1)
+which = st.integers(0, 6 * len(NAMES) - 1)
 batches = st.integers(1, 64)
 numbers = st.sampled_from([1, 2, 4, 8, 16, 64, 256, 1024])
 
@@ -108,6 +109,26 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not(
     assert memory.at(largest + 1).total > room
 
 
+def test_ways_to_compute_again_are_compared_from_cheap_to_dear() -> None:
+    found = [c for c in every() if c.zero.name == "zero2.json" and not c.settings.load_4bit]
+    assert [c.checkpointing.title for c in found] == ["no", "encoder", "both"]
+    flops = [c.costs.flops(4).sum() for c in found]
+    assert flops[0] < flops[1] < 1.005 * flops[0] < flops[2]
+    kept = [c.memory(8).at(8).total for c in found]
+    assert kept[0] > kept[1] > kept[2]
+
+
+def test_the_users_own_way_to_compute_again_is_compared_too() -> None:
+    alone = Checkpointing(language_model=True, encoder=False)
+    assert ways(Settings(gradient_checkpointing=True)) == (*ways(Settings()), alone)
+
+
+def test_a_frozen_encoder_has_nothing_to_compute_again() -> None:
+    found = ways(Settings(freeze_encoder=True))
+    assert [each.title for each in found] == ["no", "language"]
+    assert all(each.applied_to(Settings(freeze_encoder=True)) for each in found)
+
+
 def machines(**chosen: object) -> Cluster:
     return cluster(PlanSettings(**chosen))
 
@@ -115,7 +136,7 @@ def machines(**chosen: object) -> Cluster:
 def test_a_small_card_is_recommended_what_makes_the_base_smaller() -> None:
     found = recommend(every(), machines(gpu="l4", gpus=1), 16)
     assert found is not None
-    assert found.candidate.settings.load_4bit or found.candidate.settings.gradient_checkpointing
+    assert found.candidate.settings.load_4bit or found.candidate.checkpointing != NOTHING
     assert 1 <= found.batch <= found.largest
     on_the_gpu = [c for c in every("full") if not c.zero.offload_optimizer]
     assert recommend(on_the_gpu, machines(gpu="l4", gpus=1), 16) is None

@@ -60,6 +60,27 @@ def test_one_configuration_is_planned_exactly_as_given(
     assert "zero2.json" not in shown
 
 
+def test_what_is_computed_again_is_recommended_by_its_flags(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--gpu", "l4", "--gpus", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "What fits on 1 GPU: " in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("Recommended")]
+    assert "--encoder_checkpointing" in line
+
+
+@pytest.mark.parametrize(("precision", "lines"), [("fp32", 1), ("tf32", 0), ("bf16", 0)])
+def test_tf32_is_mentioned_where_products_are_fp32_and_it_gains(
+    precision: str, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--segmentation_precision", precision, "--deepspeed", "ds_configs/zero2.json"]
+    assert main(["--gpu", "h200", *more, "--batch_size", "8"]) == 0
+    recommended, configured = capsys.readouterr().out.split("The settings as given")
+    for part in (recommended, configured):
+        assert part.count("times with --segmentation_precision tf32") == lines
+
+
 def test_config_json_alone_is_enough(small, tmp_path: Path, capsys) -> None:
     config = json.loads((small.llava_med / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "mm_hidden_size": 1024}))
