@@ -137,7 +137,7 @@ def test_it_runs_as_a_normal_user(container: tuple[Builder, str]) -> None:
 def test_it_tells_what_it_can_do(container: tuple[Builder, str]) -> None:
     assert run(container).startswith('What "docker run IMAGE ..." starts:')
     for program in ("train", "eval", "infer", "data", "export", "plan"):
-        assert "usage: " in run(container, program, "--help")
+        assert f"{program}.py" in run(container, program, "--help")
 
 
 def test_it_has_the_pinned_versions_and_no_compiler(container: tuple[Builder, str]) -> None:
