@@ -144,7 +144,13 @@ def quantise(language_model: nn.Module) -> None:
             setattr(module, name, packed)
 
 
-def random_batch(images: int, questions: int, side: int, share: bool = False) -> Batch:
+def random_batch(
+    images: int,
+    questions: int,
+    side: int,
+    share: bool = False,
+    own_tokens: int = QUESTION + ANSWER,
+) -> Batch:
     """Random images with their questions, whose tokens are random too."""
     draw = np.random.default_rng(0)
 
@@ -155,7 +161,7 @@ def random_batch(images: int, questions: int, side: int, share: bool = False) ->
     for _ in range(images):
         image_vlm, image_seg = pixels(3, CLIP_SIDE, 256), pixels(3, side, 256)
         for _ in range(questions):
-            own = draw.integers(10, 250, size=QUESTION + ANSWER).tolist()
+            own = draw.integers(10, 250, size=own_tokens).tolist()
             ids = (1, *[IMAGE_TOKEN] * IMAGE_TOKENS, *range(10, 10 + TEMPLATE), *own)
             samples.append(
                 Sample(
