@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prs_med.model.encoders.registry import build_encoder, load_encoder
-from prs_med.model.encoders.tinyvit import TinyVit, TinyVitConfig, config_from_state_dict
+from prs_med.model.encoders.tinyvit import (
+    ConvNorm,
+    TinyVit,
+    TinyVitConfig,
+    config_from_state_dict,
+)
 from prs_med.model.errors import CheckpointError
 
 SMALL = TinyVitConfig(
@@ -208,6 +213,26 @@ def test_stored_statistics_are_used_and_never_change(prepare: str) -> None:
     assert torch.equal(features, reference(images))
     for name, value in encoder.named_buffers():
         assert torch.equal(value, before[name]), name
+
+
+def test_convolution_and_norm_are_one_and_train_as_two() -> None:
+    layer = ConvNorm(6, 8, 3, stride=2, groups=2)
+    draw = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for value in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean):
+            value.copy_(torch.randn(8, generator=draw))
+        layer.bn.running_var.copy_(torch.rand(8, generator=draw) + 0.1)
+    image = torch.randn(2, 6, 9, 9, generator=draw, requires_grad=True)
+    found, expected = layer(image), layer.bn(layer.c(image))
+    torch.testing.assert_close(found, expected)
+    weights = (image, layer.c.weight, layer.bn.weight, layer.bn.bias)
+    upstream = torch.randn(expected.shape, generator=draw)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, weights, upstream),
+        torch.autograd.grad(expected, weights, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_every_weight_is_trained_through_a_whole_encoder() -> None:

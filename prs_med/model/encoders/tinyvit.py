@@ -48,9 +48,21 @@ class FrozenStatisticsNorm(nn.BatchNorm2d):
         """Stay in evaluation mode whatever the network around it does."""
         return super().train(False)
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What it multiplies each channel by and then adds to it, (C,) each."""
+        assert self.running_mean is not None, "statistics are stored"
+        assert self.running_var is not None, "statistics are stored"
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
+
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, then normalisation: ``c`` and ``bn``."""
+    """Convolution without bias, then normalisation: ``c`` and ``bn``.
+
+    With stored statistics the two are one convolution, whose weights and bias are computed from
+    theirs. What it gives is the same apart from rounding, and the backward pass needs neither to
+    keep what is between them nor to pass over it again.
+    """
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1
@@ -60,6 +72,13 @@ class ConvNorm(nn.Sequential):
             channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False
         )
         self.bn = FrozenStatisticsNorm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the output's channels and, by the stride, size."""
+        layer = self.c
+        scale, shift = self.bn.scale_and_shift()
+        weight = layer.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, shift, layer.stride, layer.padding, groups=layer.groups)
 
 
 class MBConv(nn.Module):
