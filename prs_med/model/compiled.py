@@ -13,7 +13,8 @@ def compile_regions(mllm: Mllm, segmentation: SegmentationBranch, regions: Colle
     parameters stay as they are.
 
     The language model is compiled layer by layer: its layers are alike, so that one compilation
-    serves all, and what DeepSpeed and gradient checkpointing do between layers stays outside.
+    serves all, and what DeepSpeed and gradient checkpointing do between layers stays outside. It is
+    compiled for sequences of any length at once: else the second length would compile it again.
     """
     if "encoder" in regions:
         segmentation.image_encoder.compile()
@@ -21,4 +22,4 @@ def compile_regions(mllm: Mllm, segmentation: SegmentationBranch, regions: Colle
         segmentation.mask_decoder.compile()
     if "language_model" in regions:
         for layer in mllm.llava.model.language_model.layers:
-            layer.compile()
+            layer.compile(dynamic=True)

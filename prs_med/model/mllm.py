@@ -114,6 +114,10 @@ class Mllm(nn.Module):
         """
         llava = self.llava
         embeddings = self.embed(input_ids, image, image_index)
+        if torch.is_grad_enabled() and self._is_compiled:
+            # Compiled code is for inputs with a gradient or for those without one. That of the
+            # first layer is not needed, costs next to nothing and spares a second compilation.
+            embeddings.requires_grad_()
         window = getattr(llava.config.text_config, "sliding_window", None)  # Llama has none
         if position_ids is not None and segments is not None:
             mask = shared_prefix_mask(segments, position_ids, window)
@@ -165,7 +169,15 @@ class Mllm(nn.Module):
         stacked = torch.stack(list(features)).to(embeddings.dtype)
         if image_index is not None:
             stacked = stacked.index_select(0, image_index)
-        return embeddings.masked_scatter(is_image[..., None], stacked)
+        # Not masked_scatter, whose backward pass waits for the GPU.
+        number = (is_image.cumsum(1) - 1).clamp(min=0)[..., None]
+        own = stacked.gather(1, number.expand(-1, -1, stacked.shape[-1]))
+        return torch.where(is_image[..., None], own, embeddings)
+
+    @property
+    def _is_compiled(self) -> bool:
+        layers = self.llava.model.language_model.layers
+        return any(layer._compiled_call_impl is not None for layer in layers)
 
     @property
     def _trains_projector(self) -> bool:

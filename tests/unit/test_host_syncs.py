@@ -20,6 +20,7 @@ WAITING = {
     aten._local_scalar_dense.default,
     aten.equal.default,
     aten.is_nonzero.default,
+    aten.masked_scatter_backward.default,
     aten.masked_select.default,
     aten.nonzero.default,
     aten._unique2.default,
