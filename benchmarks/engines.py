@@ -120,7 +120,7 @@ def one_run(processes: int, name: str, batch: int, rounds: int) -> dict[str, lis
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
-                *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
+                *(sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"),
                 *("--num_gpus", str(processes), "--master_port", "29657"),
                 *(__file__, "--be", folder, "--config", name),
                 *("--batch", str(batch), "--rounds", str(rounds)),

@@ -7,7 +7,8 @@ DeepSpeed processes, as training does, under ZeRO-2, ZeRO-3, and ZeRO-2 with a 4
 is what a process holds for itself (`Anonymous` of /proc/self/smaps_rollup) beyond what it held
 before, in shares of the weights in the files. Pages of the files are not in it: they are the
 kernel's, there once for all processes of a machine, and given up when memory is short. `cold` reads
-the files from the disk, `warm` from the kernel's cache.
+the files from the disk, `warm` from the kernel's cache. On a GPU, the time of the engine is that
+until the weights are there, and `GPU` the peak of its memory.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from prs_med.config import Settings  # noqa: E402
 from prs_med.model.initial_weights import initial_mllm  # noqa: E402
 from prs_med.model.llava_layouts import read_layout  # noqa: E402
 from prs_med.plan.published import published_layout  # noqa: E402
+from prs_med.train import distributed  # noqa: E402
 
 CASES = {"zero2": (2, False), "zero3": (3, False), "zero2_4bit": (2, True)}
 """Stage, and whether the base is kept in 4 bits."""
@@ -53,14 +55,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         size = write_weights(Path(folder), options.layers)
         print(f"weights: {size / 1e9:.2f} GB, {options.layers} layers")
-        print("| case | files | process | load, s | engine, s | peak while loading | peak in all |")
-        print("|---|---|---|---|---|---|---|")
+        print(
+            "| case | files | process | load, s | engine, s | peak while loading | peak in all "
+            "| GPU |\n|---|---|---|---|---|---|---|---|"
+        )
         for case in options.cases.split(","):
-            for files in ("cold", "warm"):
+            for files in options.files.split(","):
                 if files == "cold":
                     forget(Path(folder))
                 for rank, row in enumerate(processes(case, folder, options.processes)):
-                    shares = (f"{row[key] / size:.2f}" for key in ("loading", "all"))
+                    shares = (f"{row[key] / size:.2f}" for key in ("loading", "all", "gpu"))
                     print(
                         f"| {case} | {files} | {rank} | {row['load_s']:.1f} "
                         f"| {row['engine_s']:.1f} | {' | '.join(shares)} |",
@@ -75,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--layers", type=int, default=8, help="of the published 32 (default: 8)")
     made.add_argument("--processes", type=int, default=2)
+    made.add_argument("--files", default="cold,warm", help="of cold, warm (default: both)")
     made.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     made.add_argument("--folder", help="where the weights are written for the time being")
     made.add_argument("--be", choices=CASES, help=argparse.SUPPRESS)
@@ -84,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def write_weights(folder: Path, layers: int) -> int:
-    """Random ones, shard by shard; their bytes."""
+    """Random ones, shard by shard; their bytes. A GPU draws them, if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     config = published_layout().config
     config.text_config.num_hidden_layers = layers
     with torch.device("meta"):
@@ -94,7 +100,8 @@ def write_weights(folder: Path, layers: int) -> int:
     weight_map: dict[str, str] = {}
     total = 0
     for name, shape in ((n, t.shape) for n, t in model.state_dict().items()):
-        shard[name] = torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
+        drawn = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+        shard[name] = drawn.cpu()
         weight_map[name] = f"model-{total // SHARD:05d}.safetensors"
         total += shard[name].nbytes
         if total // SHARD != (total - shard[name].nbytes) // SHARD:
@@ -121,7 +128,7 @@ def processes(case: str, folder: str, count: int) -> list[dict[str, float]]:
     """Start them, and what each found."""
     done = subprocess.run(
         [
-            *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
+            *(sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"),
             *("--num_gpus", str(count), "--master_port", "29655"),
             *(__file__, "--be", case, "--weights", folder),
         ],
@@ -164,7 +171,8 @@ def own_bytes() -> int:
 
 def start(weights: Path, stage: int, load_4bit: bool) -> dict[str, float]:
     """Load and partition, as training does."""
-    deepspeed.init_distributed()
+    distributed.start()
+    on_gpu = torch.cuda.is_available()
     settings = Settings(data="none", sam_ckpt="none", vlm_path=str(weights), load_4bit=load_4bit)
     peak = Peak()
     begun = time.perf_counter()
@@ -184,12 +192,15 @@ def start(weights: Path, stage: int, load_4bit: bool) -> dict[str, float]:
         config=config,
         dist_init_required=False,
     )
+    if on_gpu:
+        torch.cuda.synchronize()
     return {
         "rank": torch.distributed.get_rank(),
         "load_s": loaded - begun,
         "engine_s": time.perf_counter() - loaded,
         "loading": loading,
         "all": peak.look(),
+        "gpu": torch.cuda.max_memory_allocated() if on_gpu else 0,
     }
 
 

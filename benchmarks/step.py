@@ -2,30 +2,43 @@
 
     python benchmarks/step.py              # times: published size on a GPU, a small model on a CPU
     python benchmarks/step.py --count      # FLOPs and kept bytes at published size, on any machine
-    python benchmarks/step.py --batch 4 --nf4
+    python benchmarks/step.py --batch 1,2,4,8,16 --recipes two_pass,ours,all,nf4_all
 
 Every recipe computes forward pass, losses, backward pass and optimizer step of the same batch with
 the same weights, in sequences of 676 tokens. In each round all take one step each, in an order that
-rotates. A time is the median over the rounds, a ratio the median of the rounds' ratios.
+rotates. A time is the median over the rounds, a ratio the median of the rounds' ratios. A recipe
+that fails, as where memory does not suffice, has its error in its row.
 
 The small model has the published one's structure, and its language model 90 % of the FLOPs; on a
 CPU it computes in fp32 on one core. Weights are random. The optimizer is PyTorch's AdamW at a
 learning rate of 0, so that weights stay as they are; DeepSpeed's engines are not in it.
 
 MFU is 4 N FLOPs for each token of the language model, over the time and over the rate of a large
-matrix product in the same precision, measured here. N are the weights of the language model's
-layers: 2 N for the forward pass and 2 N for the gradients of activations. What LoRA, attention, LM
-head, CLIP, encoder and decoder compute is left out, so the use of the machine is better than that.
+matrix product in the same precision, measured here; on a GPU whose data sheet the planner knows,
+`MFU (data sheet)` is over its peak. N are the weights of the language model's layers: 2 N for the
+forward pass and 2 N for the gradients of activations. What LoRA, attention, LM head, CLIP, encoder
+and decoder compute is left out, so the use of the machine is better than that. A token counts once,
+also where the older recipe computes it twice. `outside the LM` is the share of the time that is
+neither the language model's forward nor its backward pass.
+
+The recipe `liger` needs benchmarks/requirements-gpu.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import math
+import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+
+# So that what one recipe has given back is of use to one that asks for other sizes.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 from tqdm import tqdm
@@ -35,12 +48,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.step_clock import PARTS, ceilings
 from benchmarks.step_counts import Counts, counts
 from benchmarks.step_model import META, ModelSource, random_batch
+from benchmarks.step_profile import write_profile
 from benchmarks.step_recipes import RECIPES, SAME_COUNTS, Variant
 from benchmarks.step_times import StepTimes, measure
+from prs_med.batch import Batch
+from prs_med.train.throughput import peak_bf16_flops
 
 BASELINE = "two_pass"
-ON_GPU_ALONE = ("tf32", "compiled", "all", "all_shared")
+ON_GPU_ALONE = (
+    "tf32", "liger", "liger_bf16", "compiled_lm", "compiled_lm_bf16", "compiled", "all",
+    "all_checkpointing", "nf4", "nf4_all", "nf4_all_checkpointing", "all_shared",
+)  # fmt: skip
 """Without an effect on a CPU, or after minutes of compiling for it alone."""
+IN_LANGUAGE_MODEL = ("LM forward", "LM backward")
 
 
 def main() -> None:
@@ -53,15 +73,34 @@ def main() -> None:
     elif not on_gpu:
         torch.set_num_threads(1)
     names = options.recipes.split(",") if options.recipes else default_recipes(device)
-    batch = options.batch or (1 if device.type == "cpu" else 8)
+    batches = options.batch or ([1] if device.type == "cpu" else [8])
     with tempfile.TemporaryDirectory() as folder:
         small = options.small or device.type == "cpu"
-        models = ModelSource(device, Path(folder), small=small, load_4bit=options.nf4)
+        models = ModelSource(device, Path(folder), small=small)
         variants = {name: Variant(RECIPES[name], models) for name in names}
         if options.count:
-            print_counts(variants, models, batch)
-        else:
-            print_times(variants, models, batch, options.steps)
+            print_counts(variants, models, batches[0])
+            return
+        limits = ceilings(device)
+        print(", ".join(f"{name} {value:.4g}" for name, value in limits.items()))
+        found = {}
+        for batch in batches:
+            print(f"\nbatch {batch}\n", flush=True)
+            data = {
+                name: random_batch(batch, v.recipe.questions, models.side, v.recipe.shares).to(
+                    device
+                )
+                for name, v in variants.items()
+            }
+            found[batch] = timed(variants, data, options)
+            print_rates(found[batch], ideal_seconds(models, limits))
+            print_parts(found[batch])
+            sys.stdout.flush()
+            if options.output:
+                write_times(Path(options.output) / "times.json", limits, found)
+            for name in options.profile:
+                path = Path(options.output) / f"{name}_{batch}.txt"
+                write_profile(path, variants[name], data[name])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,13 +112,29 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--small", action="store_true", help="take the small model here, too")
     made.add_argument(
         "--batch",
-        type=int,
+        type=lambda text: [int(each) for each in text.split(",")],
+        metavar="N[,N...]",
         help="images of a step, with one question each or with the three of by_image and "
-        "shared_prefix (default: 8, on a CPU 1)",
+        "shared_prefix; several are timed one after another (default: 8, on a CPU 1)",
     )
     made.add_argument("--steps", type=int, default=20, help="timed rounds (default: 20)")
-    made.add_argument("--nf4", action="store_true", help="keep the language model in 4 bits")
+    made.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="begin no further round after so long (default: no limit)",
+    )
     made.add_argument("--recipes", help=f"comma-separated, of {', '.join(RECIPES)}")
+    made.add_argument(
+        "--output", metavar="FOLDER", help="where all times go, as times.json, and profiles"
+    )
+    made.add_argument(
+        "--profile",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="RECIPE[,RECIPE...]",
+        help="write which operations and kernels take the time of these",
+    )
     return made
 
 
@@ -89,8 +144,14 @@ def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     for name in (options.recipes or BASELINE).split(","):
         if name not in RECIPES:
             parser.error(f"--recipes {name}: allowed are {', '.join(RECIPES)}")
-    if options.nf4 and (options.count or not torch.cuda.is_available()):
-        parser.error("--nf4 is timed on a GPU, and counts nothing else than bf16 does")
+        if options.count and name in SAME_COUNTS:
+            parser.error(f"--recipes {name}: it counts what another recipe does")
+        if RECIPES[name].nf4 and not torch.cuda.is_available():
+            parser.error(f"--recipes {name}: it is timed on a GPU")
+    if options.count and (options.output or options.profile):
+        parser.error("--output and --profile are about times: drop --count")
+    if options.profile and not options.output:
+        parser.error("--profile needs a folder to write to: name it with --output")
     return options
 
 
@@ -122,54 +183,80 @@ def count_of(variant: Variant, models: ModelSource, images: int) -> Counts:
     return counts(variant, batch.to(models.device))
 
 
-def print_times(
-    variants: dict[str, Variant], models: ModelSource, images: int, rounds: int
-) -> None:
-    """Measure, and print a table of rates and one of parts."""
-    limits = ceilings(models.device)
-    print(", ".join(f"{name} {value:.3g}" for name, value in limits.items()) + "\n")
-    batches = {
-        name: random_batch(images, v.recipe.questions, models.side, v.recipe.shares).to(
-            models.device
-        )
-        for name, v in variants.items()
-    }
-    with tqdm(total=rounds, desc="rounds", unit="round", leave=False) as bar:
-        times = measure(variants, batches, rounds, bar.update)
-    peak = 1e12 * limits[f"{models.precision} TFLOP/s"]
-    print_rates(times, 4 * models.layer_weights() / peak)
-    print_parts(times)
+def timed(
+    variants: Mapping[str, Variant],
+    batches: Mapping[str, Batch],
+    options: argparse.Namespace,
+) -> dict[str, StepTimes]:
+    """Measure, with a progress bar."""
+    with tqdm(total=options.steps, desc="rounds", unit="round", leave=False) as bar:
+        return measure(variants, batches, options.steps, bar.update, options.seconds)
 
 
-def print_rates(times: dict[str, StepTimes], ideal_seconds_per_token: float) -> None:
+def ideal_seconds(models: ModelSource, limits: Mapping[str, float]) -> dict[str, float]:
+    """Of a token, by the name of what MFU is relative to."""
+    flops = 4 * models.layer_weights()
+    found = {"MFU": flops / (1e12 * limits[f"{models.precision} TFLOP/s"])}
+    peak = peak_bf16_flops()
+    if peak and models.precision == "bf16":
+        found["MFU (data sheet)"] = flops / peak
+    return found
+
+
+def print_rates(times: Mapping[str, StepTimes], ideal: Mapping[str, float]) -> None:
     """One row a recipe."""
     print(
-        "| recipe | ms of a step | questions/s | tokens/s | MFU | peak GB "
-        "| questions/s to `two_pass` (range) |\n|---|---|---|---|---|---|---|"
+        f"| recipe | ms of a step | questions/s | tokens/s | {' | '.join(ideal)} "
+        "| outside the LM | peak GB | questions/s to `two_pass` (range) |\n"
+        f"|---|---|---|---|{'---|' * len(ideal)}---|---|---|"
     )
     for name, row in times.items():
+        if row.failure:
+            print(f"| `{name}` | {row.failure} |")
+            continue
         seconds = statistics.median(row.milliseconds) / 1e3
         memory = f"{row.peak_bytes / 1e9:.1f}" if row.peak_bytes else ""
+        shares = [f"{row.tokens * each / seconds:.1%}" for each in ideal.values()]
         print(
-            f"| `{name}` | {1e3 * seconds:.0f} | {row.questions / seconds:.3g} "
-            f"| {row.tokens / seconds:.4g} | {row.tokens * ideal_seconds_per_token / seconds:.0%} "
+            f"| `{name}` | {1e3 * seconds:.1f} | {row.questions / seconds:.3g} "
+            f"| {row.tokens / seconds:.4g} | {' | '.join(shares)} "
+            f"| {1 - row.share_of(IN_LANGUAGE_MODEL):.1%} "
             f"| {memory} | {ratio(times[BASELINE], row) if BASELINE in times else ''} |"
         )
 
 
 def ratio(baseline: StepTimes, row: StepTimes) -> str:
     """Of questions in the same time."""
+    if baseline.failure:
+        return ""
     more = row.questions / baseline.questions
     each = [more * b / r for b, r in zip(baseline.milliseconds, row.milliseconds, strict=True)]
     return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
-def print_parts(times: dict[str, StepTimes]) -> None:
+def print_parts(times: Mapping[str, StepTimes]) -> None:
     """Medians, in ms."""
     print(f"\n| recipe | {' | '.join(PARTS)} |\n|---|{len(PARTS) * '---|'}")
     for name, row in times.items():
-        medians: Sequence[str] = [f"{row.median_of(part):.0f}" for part in PARTS]
-        print(f"| `{name}` | {' | '.join(medians)} |")
+        if not row.failure:
+            medians = [f"{row.median_of(part):.1f}" for part in PARTS]
+            print(f"| `{name}` | {' | '.join(medians)} |")
+
+
+def write_times(
+    path: Path, limits: Mapping[str, float], found: Mapping[int, Mapping[str, StepTimes]]
+) -> None:
+    """All times, by number of images and recipe."""
+    rows = {
+        images: {name: dataclasses.asdict(row) for name, row in times.items()}
+        for images, times in found.items()
+    }
+    about = {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**about, "ceilings": limits, "batches": rows}), encoding="utf-8")
 
 
 if __name__ == "__main__":

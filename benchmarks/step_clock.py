@@ -82,8 +82,20 @@ class PartMarks:
         self._stack.close()
 
     def _after(self, module: nn.Module, name: str) -> None:
-        handle = module.register_forward_hook(lambda *_: self._clock.mark(name))
-        self._stack.callback(handle.remove)
+        compiled = module._compiled_call_impl
+        if compiled is None:
+            handle = module.register_forward_hook(lambda *_: self._clock.mark(name))
+            self._stack.callback(handle.remove)
+            return
+
+        # Hooks of a compiled module are compiled with it, and each new one compiles it anew.
+        def called(*inputs: Any, **options: Any) -> Any:
+            result = compiled(*inputs, **options)
+            self._clock.mark(name)
+            return result
+
+        module._compiled_call_impl = called
+        self._stack.callback(setattr, module, "_compiled_call_impl", compiled)
 
     def _watch_prompt(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         prompt: Tensor = inputs[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,17 +48,17 @@ CLASSES = ("a", "b")
 META = torch.device("meta")
 
 
-class ModelSource:
-    """Makes models that share one language model, each with a segmentation side of its own."""
+NO_DROPOUT = {"lora_dropout": 0.0, "decoder_dropout": 0.0}
 
-    def __init__(
-        self, device: torch.device, folder: Path, *, small: bool, load_4bit: bool = False
-    ) -> None:
+
+class ModelSource:
+    """Makes models that share a language model, each with a segmentation side of its own."""
+
+    def __init__(self, device: torch.device, folder: Path, *, small: bool) -> None:
         """Small ones, whose files are written to ``folder``, or published ones. All of them start
         with the same weights."""
         self.device, self._folder, self._small = device, folder, small
-        self._more = {"load_4bit": load_4bit, "lora_dropout": 0.0, "decoder_dropout": 0.0}
-        self._shared: Any = None
+        self._shared: dict[bool, MetaModel] = {}
 
     @property
     def side(self) -> int:
@@ -71,26 +70,27 @@ class ModelSource:
         """Of the language model's matrix products."""
         return "fp32" if self._small else "bf16"
 
-    def model(self, **changes: object) -> MetaModel:
+    def model(self, load_4bit: bool = False, **changes: object) -> MetaModel:
         """With these settings of a run, which do not change the language model."""
-        if self._shared is None:
-            self._shared = self._build()
-        settings = dataclasses.replace(self._shared.settings, **changes)
-        branch = copy.deepcopy(self._shared.segmentation)
-        return MetaModel(self._shared.mllm, branch, settings)
+        if load_4bit not in self._shared:
+            self._shared[load_4bit] = self._build(load_4bit)
+        shared = self._shared[load_4bit]
+        settings = dataclasses.replace(shared.settings, **changes)
+        return MetaModel(shared.mllm, copy.deepcopy(shared.segmentation), settings)
 
     def layer_weights(self) -> int:
         """In the layers of the language model, LoRA aside."""
         layout = planned_layout(self.model().settings)
         return round(flops_per_token(layout, ModelSettings(vlm_path="any")) / 4)
 
-    def _build(self) -> MetaModel:
+    def _build(self, load_4bit: bool) -> MetaModel:
+        torch.manual_seed(0)
         if self._small:
-            made = small_model(self._folder, **self._more)
+            made = small_model(self._folder, load_4bit=load_4bit, **NO_DROPOUT)
             made.mllm.to(self.device)
             made.segmentation.to(self.device)
             return made
-        return published_model(self.device, **self._more)
+        return published_model(self.device, load_4bit=load_4bit, **NO_DROPOUT)
 
 
 def small_model(folder: Path, **changes: object) -> MetaModel:
@@ -129,7 +129,6 @@ def quantise(language_model: nn.Module) -> None:
         for name, layer in list(module.named_children()):
             if not isinstance(layer, nn.Linear):
                 continue
-            device = layer.weight.device
             packed = Linear4bit(
                 layer.in_features,
                 layer.out_features,
@@ -138,9 +137,10 @@ def quantise(language_model: nn.Module) -> None:
                 quant_type="nf4",
                 device="meta",
             )
-            packed.weight = Params4bit(
-                layer.weight.data.cpu(), requires_grad=False, quant_type="nf4"
-            ).to(device)
+            weight = layer.weight.data
+            packed.weight = Params4bit(weight, requires_grad=False, quant_type="nf4").to(
+                weight.device
+            )
             setattr(module, name, packed)
 
 

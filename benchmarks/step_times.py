@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +15,8 @@ from benchmarks.step_clock import Clock, PartMarks
 from benchmarks.step_recipes import Variant
 from prs_med.batch import Batch
 
-WARM_UP = 3
+WARM_UP = 2
+"""Steps that are not counted; the last one tells the peak of memory."""
 
 
 @dataclass
@@ -28,10 +32,18 @@ class StepTimes:
     parts: list[dict[str, float]] = field(default_factory=list)
     peak_bytes: int = 0
     """On a GPU."""
+    failure: str = ""
+    """Why it could not be measured; empty if it was."""
 
     def median_of(self, part: str) -> float:
         """Milliseconds."""
         return statistics.median(each.get(part, 0.0) for each in self.parts)
+
+    def share_of(self, parts: Collection[str]) -> float:
+        """Of the time, for these parts together; a median."""
+        return statistics.median(
+            sum(each.get(part, 0.0) for part in parts) / sum(each.values()) for each in self.parts
+        )
 
 
 def measure(
@@ -39,17 +51,29 @@ def measure(
     batches: Mapping[str, Batch],
     rounds: int,
     after_round: Callable[[], object],
+    seconds: float = math.inf,
 ) -> dict[str, StepTimes]:
-    """Rounds in which each recipe takes a step, after steps that are not counted."""
+    """Rounds in which each recipe takes a step, after steps that are not counted.
+
+    No round begins once ``seconds`` have passed, if there has been one; an interrupt (Ctrl-C) ends
+    them, too. A recipe that fails in its first steps, as when it needs more memory than there is,
+    or that is interrupted there, takes no part.
+    """
+    begun = time.monotonic()
     steps = {name: _TimedStep(variant, batches[name]) for name, variant in variants.items()}
-    names = list(variants)
-    for name in names:
-        steps[name].warm_up()
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            steps[name].take()
-        after_round()
+    for step in steps.values():
+        step.warm_up()
+    names = [name for name, step in steps.items() if not step.times.failure]
+    with suppress(KeyboardInterrupt):
+        for number in range(rounds):
+            first = number % len(names)
+            order = names[first:] + names[:first]
+            for name, parts in [(name, steps[name].take()) for name in order]:
+                steps[name].times.parts.append(parts)
+                steps[name].times.milliseconds.append(sum(parts.values()))
+            after_round()
+            if time.monotonic() - begun > seconds:
+                break
     return {name: step.times for name, step in steps.items()}
 
 
@@ -58,24 +82,30 @@ class _TimedStep:
         self._variant, self._batch = variant, batch
         self._device = batch.input_ids.device
         trained = [p for p in variant.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
+        fused = variant.recipe.fused_adamw
+        self._optimizer = torch.optim.AdamW(trained, lr=0.0, fused=fused)
         self.times = StepTimes(len(batch), int(batch.attention_mask.sum()))
 
     def warm_up(self) -> None:
-        for _ in range(WARM_UP):
-            self._run(Clock(self._device))
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self._run(Clock(self._device))
-            torch.cuda.synchronize()
-            self.times.peak_bytes = torch.cuda.max_memory_allocated()
+        on_gpu = self._device.type == "cuda"
+        try:
+            for _ in range(WARM_UP):
+                if on_gpu:
+                    torch.cuda.reset_peak_memory_stats()
+                self._run(Clock(self._device))
+                if on_gpu:
+                    torch.cuda.synchronize()
+                    self.times.peak_bytes = torch.cuda.max_memory_allocated()
+        except (RuntimeError, ModuleNotFoundError, KeyboardInterrupt) as error:
+            words = str(error).splitlines() or ["by the user"]
+            self.times.failure = f"{type(error).__name__}: {words[0]}"
+            self._optimizer.zero_grad(set_to_none=True)
 
-    def take(self) -> None:
+    def take(self) -> dict[str, float]:
+        """Milliseconds of each part."""
         clock = Clock(self._device)
         self._run(clock)
-        parts = clock.read()
-        self.times.parts.append(parts)
-        self.times.milliseconds.append(sum(parts.values()))
+        return clock.read()
 
     def _run(self, clock: Clock) -> None:
         with PartMarks(self._variant.model, clock):

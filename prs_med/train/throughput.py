@@ -24,7 +24,7 @@ class Throughput:
     def __init__(self, flops_per_token: float) -> None:
         """``flops_per_token`` is what the model must compute to train on one token."""
         self._flops_per_token = flops_per_token
-        self._peak = _peak_flops()
+        self._peak = peak_bf16_flops()
         self.restart()
 
     def restart(self) -> None:
@@ -64,7 +64,7 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _peak_flops() -> float | None:
+def peak_bf16_flops() -> float | None:
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()

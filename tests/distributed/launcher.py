@@ -45,7 +45,7 @@ def launch(program: list[str], processes: int, timeout: int = 300) -> subprocess
     if 0 < torch.cuda.device_count() < processes:
         pytest.skip(f"needs {processes} GPUs, or a machine without any")
     command = [
-        *(str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"),
+        *(sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"),
         *("--num_gpus", str(processes), "--master_port", str(free_port())),
         *program,
     ]

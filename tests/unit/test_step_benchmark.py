@@ -8,7 +8,7 @@ from functools import cache, partial
 import pytest
 import torch
 
-from benchmarks.step import count_of
+from benchmarks.step import checked, count_of, parser
 from benchmarks.step_clock import PARTS
 from benchmarks.step_counts import Counts
 from benchmarks.step_model import META, ModelSource, random_batch
@@ -55,6 +55,9 @@ def train(models: ModelSource, name: str) -> Trained:
     ("one", "other"),
     [
         ("two_pass", "ours"),
+        ("square_window", "ours"),
+        ("separate_norms", "ours"),
+        ("attention_weights", "ours"),
         ("ours", "gradient_checkpointing"),
         ("ours", "encoder_checkpointing"),
         ("ours", "channels_last"),
@@ -75,13 +78,15 @@ def test_recipes_train_alike(trained_by: Callable[[str], Trained], one: str, oth
 
 
 EXACT = {
-    "two_pass": (327_415_032_960, 395_469_188),
-    "ours": (172_120_482_944, 373_284_176),
-    "gradient_checkpointing": (225_748_460_672, 99_181_016),
-    "encoder_checkpointing": (173_609_931_648, 349_024_344),
-    "both": (226_108_199_808, 72_145_528),
-    "by_image": (508_194_346_112, 1_038_785_496),
-    "shared_prefix": (258_984_219_776, 564_636_940),
+    "two_pass": (327_248_309_376, 405_307_764),
+    "ours": (172_120_482_944, 363_352_752),
+    "separate_norms": (172_120_482_944, 373_284_176),
+    "attention_weights": (171_953_759_360, 373_191_328),
+    "gradient_checkpointing": (225_748_460_672, 89_249_592),
+    "encoder_checkpointing": (173_609_931_648, 344_448_312),
+    "both": (226_108_199_808, 67_569_496),
+    "by_image": (508_194_346_112, 1_028_854_072),
+    "shared_prefix": (258_984_219_776, 554_705_516),
 }
 """FLOPs and bytes that are kept, of a batch with two images, of the small model."""
 
@@ -133,3 +138,57 @@ def test_times_are_of_all_parts(models: ModelSource) -> None:
         assert set(each.parts[0]) == set(PARTS)
     after = [p for p in variants["ours"].parameters() if p.requires_grad]
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_a_recipe_that_fails_says_why_and_the_others_go_on(
+    models: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {name: Variant(RECIPES[name], models) for name in ("two_pass", "ours")}
+
+    def fail(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory\nand more")
+
+    monkeypatch.setattr(variants["two_pass"], "run", fail)
+    batch = random_batch(1, 1, models.side)
+    times = measure(variants, dict.fromkeys(variants, batch), 1, lambda: None)
+    assert times["two_pass"].failure == "OutOfMemoryError: out of memory"
+    assert len(times["ours"].milliseconds) == 1
+
+
+def test_what_was_measured_before_an_interrupt_counts(models: ModelSource) -> None:
+    variants = {"ours": Variant(RECIPES["ours"], models)}
+    batch = random_batch(1, 1, models.side)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    times = measure(variants, {"ours": batch}, 20, interrupt)
+    assert len(times["ours"].milliseconds) == 1
+
+
+def test_no_round_begins_after_the_time_is_over(models: ModelSource) -> None:
+    variants = {"ours": Variant(RECIPES["ours"], models)}
+    batch = random_batch(1, 1, models.side)
+    times = measure(variants, {"ours": batch}, 20, lambda: None, seconds=0)
+    assert len(times["ours"].milliseconds) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--recipes", "ours,theirs"], "--recipes theirs: allowed are two_pass"),
+        (["--count", "--recipes", "tf32"], "--recipes tf32: it counts what another recipe does"),
+        (["--count", "--output", "x"], "drop --count"),
+        (["--profile", "ours"], "name it with --output"),
+    ],
+)
+def test_wrong_options_end_in_one_line(
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["step.py", *words])
+    with pytest.raises(SystemExit):
+        checked(parser())
+    assert told in capsys.readouterr().err
