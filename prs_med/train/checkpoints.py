@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from prs_med.train.engine_state import EngineState, numpy_copy
 from prs_med.train.engines import Engines
 from prs_med.train.save_places import METRICS, SavePlaces
 from prs_med.train.stop_requests import StopRequests
+from prs_med.train.versions import versions
 
 _UPLOAD_SECONDS = 600.0
 _HURRIED_UPLOAD_SECONDS = 20.0
-_PACKAGES = ("torch", "deepspeed", "transformers", "peft", "prs-med")
 
 _logger = logging.getLogger("prs_med")
 
@@ -88,7 +87,7 @@ class Checkpoints:
         self._stop = stop
         self._fixed_buffers = dict(fixed_buffers)
         self._fixed_state = {**fixed_state, "settings": dataclasses.asdict(settings)}
-        self._fixed_state["versions"] = {name: version(name) for name in _PACKAGES}
+        self._fixed_state["versions"] = versions()
         self._states = {
             name: EngineState(engine, engines.averages_of)
             for name, engine in engines.trained.items()
