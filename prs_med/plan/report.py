@@ -30,8 +30,8 @@ def report(plan: Plan) -> str:
 
 _CAVEAT = (
     "Parameters, FLOPs and activations are counted on the real modules; ZeRO follows DeepSpeed's "
-    "rules.\nTimes, fragmentation and the reserve are assumptions: nothing here was measured on a "
-    "GPU yet. See docs/scale.md."
+    "rules.\nTimes, fragmentation and the reserve are assumptions, compared with a GPU in one case "
+    "alone. See docs/scale.md."
 )
 
 
