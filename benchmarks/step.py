@@ -99,8 +99,9 @@ def main() -> None:
             if options.output:
                 write_times(Path(options.output) / "times.json", limits, found)
             for name in options.profile:
-                path = Path(options.output) / f"{name}_{batch}.txt"
-                write_profile(path, variants[name], data[name])
+                if not found[batch][name].failure:
+                    path = Path(options.output) / f"{name}_{batch}.txt"
+                    write_profile(path, variants[name], data[name])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,6 +151,9 @@ def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
             parser.error(f"--recipes {name}: it is timed on a GPU")
     if options.count and (options.output or options.profile):
         parser.error("--output and --profile are about times: drop --count")
+    for name in options.profile:
+        if name not in (options.recipes or ",".join(RECIPES)).split(","):
+            parser.error(f"--profile {name}: it is not among the recipes that are timed")
     if options.profile and not options.output:
         parser.error("--profile needs a folder to write to: name it with --output")
     return options

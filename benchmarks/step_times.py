@@ -65,7 +65,7 @@ def measure(
         step.warm_up()
     names = [name for name, step in steps.items() if not step.times.failure]
     with suppress(KeyboardInterrupt):
-        for number in range(rounds):
+        for number in range(rounds if names else 0):
             first = number % len(names)
             order = names[first:] + names[:first]
             for name, parts in [(name, steps[name].take()) for name in order]:

@@ -180,6 +180,7 @@ def test_no_round_begins_after_the_time_is_over(models: ModelSource) -> None:
         (["--count", "--recipes", "tf32"], "--recipes tf32: it counts what another recipe does"),
         (["--count", "--output", "x"], "drop --count"),
         (["--profile", "ours"], "name it with --output"),
+        (["--recipes", "ours", "--profile", "two_pass"], "--profile two_pass: it is not among"),
     ],
 )
 def test_wrong_options_end_in_one_line(
