@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.random import Philox, SeedSequence
 
 
 def permutation(size: int, *key: int) -> np.ndarray:
@@ -21,7 +22,7 @@ def permutation(size: int, *key: int) -> np.ndarray:
     bit generators stay as they are, but not what is built on them. A run must be able to go on in
     the same order under another release.
     """
-    raw = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
+    raw = Philox(SeedSequence(key)).random_raw(size)
     return np.argsort(raw, kind="stable")
 
 

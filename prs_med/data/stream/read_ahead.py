@@ -59,9 +59,10 @@ class ReadAhead:
         self._threads = threads
         self._horizon = horizon
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
-        self._ahead: deque[tuple[int, Unit]] = deque()
-        """The next units, numbered in the order of their use."""
+        self._ahead: deque[Unit] = deque()
+        """The next units, in the order of their use, in which they are numbered."""
         self._count = 0
+        """The number of the unit behind them."""
         self._uses: dict[int, deque[int]] = {}
         """For each row group, the numbers of the units ahead that are in it."""
         self._held: dict[int, Future[RowGroup]] = {}
@@ -74,7 +75,7 @@ class ReadAhead:
     def __iter__(self) -> Iterator[tuple[RowGroup, Unit]]:
         try:
             while self._ahead or self._look_ahead():
-                number, unit = self._ahead[0]
+                number, unit = self._count - len(self._ahead), self._ahead[0]
                 row_group = self._obtain(number, unit.group)
                 yield row_group, unit
                 self._ahead.popleft()
@@ -100,7 +101,7 @@ class ReadAhead:
             if not uses and unit.group not in self._held:
                 heapq.heappush(self._wanted, (self._count, unit.group))
             uses.append(self._count)
-            self._ahead.append((self._count, unit))
+            self._ahead.append(unit)
             self._count += 1
         self._start_reads()
         return bool(self._ahead)

@@ -25,6 +25,9 @@ from prs_med.data.order import Rank, permutation
 
 _BLOCKS_KEPT = 4096
 
+_UNITS_AT_ONCE = 512
+"""About how many units a process finds out at once, which costs little more than for one."""
+
 
 class Unit(NamedTuple):
     """Where a unit stands in the sequence, and where it is stored."""
@@ -83,16 +86,21 @@ class StreamOrder:
 
     def batch(self, step: int) -> list[Unit]:
         """Global batch ``step``, sorted so that neighbours come from one stream."""
-        first = step * self._global_batch
-        positions = np.arange(first, first + self._global_batch)
+        return self._units(self._positions(step, 1).ravel())
+
+    def _positions(self, first_step: int, steps: int) -> np.ndarray:
+        """(steps, B) the positions of some global batches in the order of their units."""
+        count = steps * self._global_batch
+        numbers = first_step * self._global_batch + np.arange(count)
+        positions = numbers.reshape(steps, self._global_batch)
         epochs, offsets = np.divmod(positions, self.units)
-        return self._units(positions[np.lexsort((positions, offsets % self.streams, epochs))])
+        order = np.lexsort((positions, offsets % self.streams, epochs), axis=-1)
+        return np.take_along_axis(positions, order, axis=-1)
 
     def _units(self, positions: np.ndarray) -> list[Unit]:
         """The units at some positions, (N,) int64."""
         epochs, offsets = np.divmod(positions, self.units)
         units: list[Unit] = []
-        # A batch that is sorted by epoch is in one of them, or in few.
         for number in dict.fromkeys(epochs.tolist()):
             chosen = epochs == number
             units += self._units_of_epoch(number, offsets[chosen], positions[chosen])
@@ -106,21 +114,18 @@ class StreamOrder:
         first, last = self._starts[streams], self._starts[streams + 1]
         first_group = epoch.group_at(first)
         blocks = (epoch.group_at(first + along) - first_group) // self._depth
-        places = np.empty_like(offsets)
-        keys = zip(*(a.tolist() for a in (streams, blocks, first_group, first, last)), strict=True)
-        for at, (key, place) in enumerate(zip(keys, (first + along).tolist(), strict=True)):
+        places = first + along
+        # Block by block: one by one, finding out the order would cost as much as reading.
+        by_block = np.lexsort((blocks, streams))
+        changes = np.diff(streams[by_block]).astype(bool) | np.diff(blocks[by_block]).astype(bool)
+        for members in np.split(by_block, np.flatnonzero(changes) + 1):
+            key = (int(array[members[0]]) for array in (streams, blocks, first_group, first, last))
             start, shuffled = self._block(number, epoch, *key)
-            places[at] = start + shuffled[place - start]
+            places[members] = start + shuffled[places[members] - start]
         groups = epoch.group_at(places)
-        return [
-            Unit(*unit)
-            for unit in zip(
-                positions.tolist(),
-                epoch.groups[groups].tolist(),
-                (places - epoch.ends[groups]).tolist(),
-                strict=True,
-            )
-        ]
+        numbers = places - epoch.ends[groups]
+        columns = (positions.tolist(), epoch.groups[groups].tolist(), numbers.tolist())
+        return list(map(Unit._make, zip(*columns, strict=True)))
 
     def part(self, step: int, rank: Rank) -> list[Unit]:
         """What one process takes of a global batch: B / world units, from as few streams as can be.
@@ -128,19 +133,25 @@ class StreamOrder:
         Raises:
             ValueError: B is no multiple of the number of processes.
         """
+        return self._parts(step, 1, rank)
+
+    def _parts(self, first_step: int, steps: int, rank: Rank) -> list[Unit]:
+        """:meth:`part` of some global batches, one behind the other."""
         if self._global_batch % rank.world:
             raise ValueError(
                 f"a global batch of {self._global_batch} cannot be divided by {rank.world}"
             )
         each = self._global_batch // rank.world
-        return self.batch(step)[rank.index * each : (rank.index + 1) * each]
+        mine = slice(rank.index * each, (rank.index + 1) * each)
+        return self._units(self._positions(first_step, steps)[:, mine].ravel())
 
     def sequence(self, first_step: int, rank: Rank) -> Iterator[Unit]:
         """The units of one process from global batch ``first_step`` on, without end."""
+        steps = max(1, _UNITS_AT_ONCE * rank.world // self._global_batch)
         step = first_step
         while True:
-            yield from self.part(step, rank)
-            step += 1
+            yield from self._parts(step, steps, rank)
+            step += steps
 
     def reach(self, rank_count: int) -> int:
         """About how many units a process goes through while it reads one block of each of its
