@@ -48,6 +48,7 @@ setup(
         "torch>=2.13",
         "tqdm>=4.67",
         "transformers>=5.23,<6",
+        "xxhash>=3.5",
     ],
     extras_require={
         # Needs nvcc and a GPU to build; PyTorch's own attention is used without it.

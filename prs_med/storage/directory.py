@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from prs_med.storage.open_file import OpenFile
 from prs_med.storage.store import MissingFileError, StorageError, check_name
 
 UNFINISHED = ".unfinished-"
@@ -43,6 +44,10 @@ class DirectoryStore:
                 f"but {offset + length} were expected"
             )
         return data
+
+    def open(self, name: str) -> OpenFile:
+        """See :class:`prs_med.storage.store.Store`."""
+        return OpenFile(self._path(name))
 
     def size(self, name: str) -> int | None:
         """See :class:`prs_med.storage.store.Store`."""

@@ -7,7 +7,12 @@ are never seen under their name.
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from prs_med.storage.open_file import OpenFile
+
+Buffer = bytes | bytearray | memoryview
 
 
 class StorageError(OSError):
@@ -33,6 +38,14 @@ class Store(Protocol):
         Raises:
             MissingFileError: there is no such file.
             StorageError: it cannot be read, or ends before ``offset + length``.
+        """
+
+    def open(self, name: str) -> OpenFile | None:
+        """A file to read small pieces of, if that is cheap: None where each would be a request.
+
+        Raises:
+            MissingFileError: there is no such file.
+            StorageError: it cannot be opened.
         """
 
     def size(self, name: str) -> int | None:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import shutil
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prs_med.data.dataset.checksums import checksum
 from prs_med.data.dataset.index import DatasetIndex, read_index
 from prs_med.storage.directory import DirectoryStore
 
@@ -88,9 +88,9 @@ def rewritten(dataset: Path, change: Callable[[dict], None], split: str = "train
             targets=[sum(len(row["targets"]) for row in rows)],
             offsets=[4],
             lengths=[footer - 4],
-            crc32=[zlib.crc32(data[4:footer])],
+            checksums=[checksum(data[4:footer])],
         ),
-        footer=replace(shard.footer, offset=footer, crc32=zlib.crc32(data[footer:])),
+        footer=replace(shard.footer, offset=footer, checksum=checksum(data[footer:])),
     )
     shards = [new, *index.splits[split].shards[1:]]
     splits = {**index.splits, split: replace(index.splits[split], shards=shards)}

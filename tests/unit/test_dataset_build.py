@@ -304,12 +304,12 @@ def edited(index: DatasetIndex, change) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=9), "format 9, but this version reads format 1"),
+        (lambda d: d.update(format=9), "format 9, but this version reads formats 1 and 2"),
         (lambda d: d.pop("splits"), "not a description"),
         (lambda d: d["splits"]["train"]["shards"][0].update(name="../../etc/passwd"), "below its"),
         (lambda d: d["splits"]["train"]["shards"][0].update(name="/etc/passwd"), "below its"),
         (lambda d: d["splits"]["train"]["shards"][0]["row_groups"]["rows"].pop(), "completely"),
-        (lambda d: d["splits"]["train"]["shards"][0]["row_groups"].pop("crc32"), "crc32"),
+        (lambda d: d["splits"]["train"]["shards"][0]["row_groups"].pop("checksums"), "checksums"),
     ],
 )
 def test_a_wrong_index_is_one_line(root: Path, tmp_path: Path, change, message: str) -> None:

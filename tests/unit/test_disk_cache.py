@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import pytest
 
+from prs_med.data.dataset.checksums import checksum
 from prs_med.data.stream.disk_cache import DiskCache
 
 
@@ -32,7 +32,7 @@ class Origin:
             self.reads.append(key)
             return content(key)
 
-        return self._cache.get(str(key), zlib.crc32(content(key)), read)
+        return self._cache.get(str(key), checksum(content(key)), read)
 
 
 def held(folder: Path) -> int:
@@ -98,15 +98,16 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path: Path, caplog) ->
 
 
 WORKER = """
-import random, sys, zlib
+import random, sys
 from pathlib import Path
+from prs_med.data.dataset.checksums import checksum
 from prs_med.data.stream.disk_cache import DiskCache
 cache = DiskCache(Path(sys.argv[1]), 20_000)
 rng = random.Random(int(sys.argv[2]))
 while True:
     key = rng.randrange(60)
     data = random.Random(key).randbytes(1000)
-    assert cache.get(str(key), zlib.crc32(data), lambda: data) == data
+    assert cache.get(str(key), checksum(data), lambda: data) == data
 """
 
 

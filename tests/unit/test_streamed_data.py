@@ -20,6 +20,7 @@ from torch import Tensor
 from prs_med.batch import Batch
 from prs_med.data.dataset.build import Layout, build
 from prs_med.data.dataset.index import read_index
+from prs_med.data.dataset.row_groups import read_footer
 from prs_med.data.order import Rank
 from prs_med.data.records import DataError
 from prs_med.data.sources import read_annotations
@@ -29,6 +30,7 @@ from prs_med.data.stream.streamed_data import StreamedData, StreamOptions, batch
 from prs_med.data.stream.training_stream import StreamState, TrainingStream
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.location import open_store
+from prs_med.storage.open_file import OpenFile
 from tests.unit.assembled import Inputs, read_inputs
 
 ONE_RANK = Rank(0, 1)
@@ -245,6 +247,19 @@ def test_the_state_is_small_and_refuses_another_sequence(dataset: Path, tmp_path
         StreamState.parse({"seed": 1})
 
 
+class CountingFile(OpenFile):
+    """A file that counts what is read for the store that opened it."""
+
+    def __init__(self, store: CountingStore, path: Path) -> None:
+        super().__init__(path)
+        self._store = store
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._store.requests += 1
+        self._store.nbytes += length
+        return super().read(offset, length)
+
+
 class CountingStore(DirectoryStore):
     """A folder that counts what is read."""
 
@@ -257,6 +272,9 @@ class CountingStore(DirectoryStore):
         self.requests += 1
         self.nbytes += len(data)
         return data
+
+    def open(self, name: str) -> OpenFile:
+        return CountingFile(self, Path(self.where(name)))
 
 
 def test_a_resume_reads_no_more_than_a_start(doubled: Path, tmp_path: Path) -> None:
@@ -274,7 +292,8 @@ def test_a_resume_reads_no_more_than_a_start(doubled: Path, tmp_path: Path) -> N
             opened, source, seed=0, global_batch=4, shuffle_window=4, unit="question"
         )
         units = stream.units_of(Rank(0, 1), first_step, memory=60_000)
-        list(islice(units, 4))
+        for unit in islice(units, 4):
+            assert unit.stored.image
         units.close()
         return store.requests, store.nbytes
 
@@ -353,16 +372,28 @@ def flip_byte(path: Path, at: int) -> None:
     path.write_bytes(bytes(data))
 
 
+@pytest.mark.parametrize("part", ["image", "mask", "text"])
 def test_a_damaged_row_group_is_named_and_never_used(
-    dataset: Path, inputs: Inputs, tmp_path: Path
+    dataset: Path, inputs: Inputs, tmp_path: Path, part: str
 ) -> None:
     copied = copy_of(dataset, tmp_path)
-    shard = read_index(open_store(str(copied))).split("train").shards[1]
-    groups = shard.row_groups
-    number = len(groups) - 1
-    flip_byte(copied / shard.name, groups.offsets[number] + groups.lengths[number] // 2)
-    with pytest.raises(DataError, match=rf"{shard.name} row group {number}: the checksum is wrong"):
+    store = open_store(str(copied))
+    shard = read_index(store).split("train").shards[1]
+    number = len(shard.row_groups) - 1
+    places = read_footer(store, shard).places(number)
+    at = {
+        "image": places.images[1].start + 99,
+        "mask": places.masks[0].start + 9,
+        "text": places.rest.end - 9,
+    }[part]
+    flip_byte(copied / shard.name, at)
+    row = ", row 1" if part == "image" else ""
+    message = rf"^[^ ]*{shard.name} row group {number}{row}: the checksum is wrong each of 3 times"
+    with pytest.raises(DataError, match=message):
         batches(copied, inputs, count=8)
+    again = replace(OPTIONS, cache_dir=tmp_path / "cache", cache_bytes=2**30)
+    with pytest.raises(DataError, match=rf"^[^ ]*{shard.name} row group {number}: the checksum"):
+        batches(copied, inputs, again, count=8)
 
 
 def test_a_missing_shard_is_named(dataset: Path, inputs: Inputs, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -14,8 +13,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from prs_med.data.answer_position import parse_position
+from prs_med.data.dataset.checksums import matches
 from prs_med.data.dataset.index import Shard, read_index
-from prs_med.data.dataset.row_groups import RowGroup, StoredImage, parse_footer, parse_row_group
+from prs_med.data.dataset.places import Place, RowGroupPlaces
+from prs_med.data.dataset.row_groups import RowGroup, decoded_row_group
+from prs_med.data.dataset.shard_footer import parse_footer
+from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.images import decode_image, decode_mask
 from prs_med.data.position import Position, position_of
 from prs_med.data.records import DataError
@@ -115,9 +118,8 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
     ):
         for split, shards in ((name, split.shards) for name, split in index.splits.items()):
             for shard in shards:
-                for group in _row_groups(store, split, shard, found):
+                for group, sizes in _row_groups(store, split, shard, found):
                     stored = [group.image(row) for row in range(group.rows)]
-                    sizes = [group.size(row) for row in range(group.rows)]
                     looks = pool.map(partial(_look, split), stored, sizes)
                     for image, looked in zip(stored, looks, strict=True):
                         found += looked.found
@@ -130,8 +132,11 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
     return Findings(images, questions, found)
 
 
-def _row_groups(store: Store, split: str, shard: Shard, found: list[Finding]) -> Iterator[RowGroup]:
-    """The row groups of a shard that can be read; about the others there is a finding."""
+def _row_groups(
+    store: Store, split: str, shard: Shard, found: list[Finding]
+) -> Iterator[tuple[RowGroup, list[tuple[int, int]]]]:
+    """The row groups of a shard that can be read, with the stored (width, height) of their images;
+    about the others there is a finding."""
     where = store.where(shard.name)
 
     def note(place: str, message: str) -> None:
@@ -148,7 +153,7 @@ def _row_groups(store: Store, split: str, shard: Shard, found: list[Finding]) ->
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         note(where, "the checksum of the file is wrong")
     try:
-        footer = parse_footer(data[shard.footer.offset :], f"{where} footer")
+        footer = parse_footer(data[shard.footer.offset :], shard, f"{where} footer")
     except DataError as error:
         note(where, str(error))
         return
@@ -157,17 +162,36 @@ def _row_groups(store: Store, split: str, shard: Shard, found: list[Finding]) ->
         start, length = groups.offsets[number], groups.lengths[number]
         part = data[start : start + length]
         place = f"{where} row group {number}"
-        if zlib.crc32(part) != groups.crc32[number]:
+        if not matches(part, groups.checksums[number]):
             note(place, "the checksum of the row group is wrong")
             continue
         try:
-            group = parse_row_group(part, start, number, footer, place)
+            group = decoded_row_group(part, start, number, footer, place)
+            sizes = footer.columns(part, start, number, ["width", "height"], place)
         except DataError as error:
             note(place, str(error))
             continue
         if (group.rows, group.targets) != (groups.rows[number], groups.targets[number]):
             note(place, f"has {group.rows} rows and {group.targets} targets, not as described")
-        yield group
+        places = footer.places(number)
+        if places and not _fit(places, part, start, group):
+            note(place, "the places of images and masks in the footer are wrong")
+        yield group, [(row["width"], row["height"]) for row in sizes.to_pylist()]
+
+
+def _fit(places: RowGroupPlaces, data: bytes, start: int, group: RowGroup) -> bool:
+    """Whether what training reads at these places is what readers of Parquet find."""
+    images = [group.image(row) for row in range(group.rows)]
+    values = [image.image for image in images]
+    values += [target.mask for image in images for target in image.targets]
+    at = [*places.images, *places.masks]
+
+    def held(place: Place) -> bytes:
+        return data[place.start - start : place.end - start]
+
+    return all(place.holds(held(place)) for place in (places.rest, *at)) and (
+        [held(place) for place in at] == values
+    )
 
 
 def _look(split: str, stored: StoredImage, size: tuple[int, int]) -> _Looked:

@@ -11,11 +11,13 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from prs_med.data.dataset.checksums import crc32_text
 from prs_med.data.records import DataError
 from prs_med.storage.store import MissingFileError, StorageError, Store, check_name
 
 NAME = "dataset.json"
-FORMAT = 1
+FORMAT = 2
+"""Format 1 has CRC-32 as numbers, and its shards no places; it is still read."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class RowGroups:
     """First byte in the file."""
     lengths: list[int]
     """Bytes in the file."""
-    crc32: list[int]
-    """CRC-32 of these bytes."""
+    checksums: list[str]
+    """Checksums of these bytes."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,7 +44,7 @@ class Footer:
     """Parquet's own description of a shard, from ``offset`` to the end of the file."""
 
     offset: int
-    crc32: int
+    checksum: str
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,10 @@ def parse_index(text: bytes, where: str) -> DatasetIndex:
     """
     try:
         loaded = json.loads(text)
-        if loaded["format"] != FORMAT:
+        if loaded["format"] not in (1, FORMAT):
             raise DataError(
-                f"{where}: format {loaded['format']}, but this version reads format {FORMAT}; "
-                "build the dataset again or use the version that wrote it"
+                f"{where}: format {loaded['format']}, but this version reads formats 1 and "
+                f"{FORMAT}; build the dataset again or use the version that wrote it"
             )
         return DatasetIndex(
             splits={name: _split(split) for name, split in loaded["splits"].items()},
@@ -164,23 +166,28 @@ def parse_index(text: bytes, where: str) -> DatasetIndex:
 
 
 def parse_shard(loaded: dict[str, Any]) -> Shard:
-    """A shard from its JSON form.
+    """A shard from its JSON form, that of format 1 included.
 
     Raises:
         ValueError, KeyError, TypeError: it is none, or leads out of the dataset's folder.
     """
-    groups = RowGroups(**{spec.name: loaded["row_groups"][spec.name] for spec in fields(RowGroups)})
-    lists = [getattr(groups, spec.name) for spec in fields(RowGroups)]
+    described = dict(loaded["row_groups"])
+    footer = loaded["footer"]
+    if "crc32" in described:
+        described["checksums"] = [crc32_text(number) for number in described.pop("crc32")]
+        footer = {"offset": footer["offset"], "checksum": crc32_text(footer["crc32"])}
+    groups = RowGroups(**{spec.name: described[spec.name] for spec in fields(RowGroups)})
+    lists = [groups.rows, groups.targets, groups.offsets, groups.lengths]
     if not all(isinstance(number, int) for numbers in lists for number in numbers):
         raise ValueError(f"shard {loaded['name']}: row groups must be described by numbers")
-    if len({len(numbers) for numbers in lists}) != 1 or not all(groups.rows):
+    if {len(numbers) for numbers in lists} != {len(groups.checksums)} or not all(groups.rows):
         raise ValueError(f"shard {loaded['name']}: row groups are not described completely")
     return Shard(
         name=check_name(loaded["name"]),
         size=int(loaded["size"]),
         sha256=str(loaded["sha256"]),
         row_groups=groups,
-        footer=Footer(int(loaded["footer"]["offset"]), int(loaded["footer"]["crc32"])),
+        footer=Footer(int(footer["offset"]), str(footer["checksum"])),
     )
 
 

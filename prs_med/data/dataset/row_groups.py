@@ -2,91 +2,57 @@
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_right
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from prs_med.data.dataset.checked_read import read_checked
+from prs_med.data.dataset.checksums import matches
 from prs_med.data.dataset.index import Shard
-from prs_med.data.dataset.range_file import RangeFile
-from prs_med.data.records import DataError
-from prs_med.storage.store import StorageError, Store
-
-_ATTEMPTS = 3
-"""A transfer that was damaged is not damaged alike a second time; a file is."""
-
-
-@dataclass(frozen=True)
-class StoredTarget:
-    """One question about an image, as stored."""
-
-    mask: bytes
-    """Encoded, as the source file was."""
-    question: str
-    answer: str
-    row_id: str
-    """File and line of the row that it was built from."""
-    zone: str | None
-    """Where the mask lies; None if it is empty."""
-    near_center: bool | None
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """One image with all or some of its targets, as stored."""
-
-    image: bytes
-    """Encoded, as the source file was."""
-    where: str
-    """Shard, row group and row, for messages."""
-    modality: str | None
-    targets: tuple[StoredTarget, ...]
-
+from prs_med.data.dataset.places import RowGroupPlaces
+from prs_med.data.dataset.shard_footer import ShardFooter, parse_footer
+from prs_med.data.dataset.stored import StoredImage, StoredTarget
+from prs_med.data.dataset.values import Values, ValuesInArray, ValuesInFile, ValuesInMemory
+from prs_med.storage.open_file import OpenFile
+from prs_med.storage.store import Store
 
 _TEXTS = ("question", "answer", "row_id", "zone", "near_center")
 """The fields of :class:`StoredTarget` behind its mask, in order."""
 
 _ELEMENT = "targets.list.element"
-_COLUMNS = [
-    *("image.bytes", "width", "height", "modality", f"{_ELEMENT}.mask.bytes"),
-    *(f"{_ELEMENT}.{name}" for name in _TEXTS),
-]
-"""Parquet's names of what is handed out; each further column would cost time in every row group."""
+_COLUMNS = ["modality", *(f"{_ELEMENT}.{name}" for name in _TEXTS)]
+"""Parquet's names of what is handed out beside images and masks; each further column would cost
+time in every row group."""
+
+_ENCODED = ["image.bytes", f"{_ELEMENT}.mask.bytes"]
 
 
 class RowGroup:
     """The rows of one row group."""
 
-    def __init__(self, table: pa.Table, where: str) -> None:
+    def __init__(self, table: pa.Table, images: Values, masks: Values, where: str) -> None:
+        """``table`` has the other columns."""
         self._where = where
-        self.nbytes: int = table.nbytes
-        image, targets = _chunk(table["image"]), _chunk(table["targets"])
-        self._image = image.field("bytes")
+        self._images = images
+        self._masks = masks
         self._modality = _chunk(table["modality"]).to_pylist()
-        self._width, self._height = _chunk(table["width"]), _chunk(table["height"])
-        # Not through to_numpy and flatten, whose first call imports pandas and compute functions:
-        # half a second in which nothing is read.
-        offsets = np.frombuffer(targets.offsets.buffers()[1], np.int32)
-        start = targets.offsets.offset
-        places = offsets[start : start + len(targets) + 1]
-        self._first_target: list[int] = (places - places[0]).tolist()
-        flat = targets.values.slice(int(places[0]), self._first_target[-1])
-        self._mask = flat.field("mask").field("bytes")
+        targets = _chunk(table["targets"])
+        self._first_target = _first_targets(targets)
+        flat = _flat(targets)
         # All at once: one by one, each value would cost more than the image's bytes.
-        self._texts = [flat.field(name).to_pylist() for name in _TEXTS]
+        self._texts = list(zip(*(flat.field(name).to_pylist() for name in _TEXTS), strict=True))
 
     @property
     def rows(self) -> int:
         """Number of images."""
-        return len(self._image)
+        return len(self._images)
 
     @property
     def targets(self) -> int:
         """Number of questions about them."""
-        return len(self._mask)
+        return len(self._masks)
 
     def image(self, row: int) -> StoredImage:
         """An image with all its targets."""
@@ -102,20 +68,92 @@ class RowGroup:
         # NumPy would let Python's lock go for it, and wait behind the threads that decode.
         return bisect_right(self._first_target, number) - 1
 
-    def size(self, row: int) -> tuple[int, int]:
-        """Stored width and height of an image in pixels."""
-        return self._width[row].as_py(), self._height[row].as_py()
-
     def _stored(self, row: int, targets: range) -> StoredImage:
         return StoredImage(
-            image=self._image[row].as_py(),
-            where=f"{self._where}, row {row}",
-            modality=self._modality[row] or None,
-            targets=tuple(
-                StoredTarget(self._mask[number].as_py(), *(text[number] for text in self._texts))
-                for number in targets
-            ),
+            self._images[row],
+            f"{self._where}, row {row}",
+            self._modality[row] or None,
+            tuple(StoredTarget(self._masks[number], *self._texts[number]) for number in targets),
         )
+
+
+def row_group_in_memory(
+    data: bytes, offset: int, number: int, footer: ShardFooter, where: str
+) -> RowGroup:
+    """A row group from its bytes, which were checked and start at ``offset`` of their file.
+
+    Raises:
+        DataError: they are not the row group that the footer describes.
+    """
+    places = footer.places(number)
+    if places is None:
+        return decoded_row_group(data, offset, number, footer, where)
+    table = footer.columns(data, offset, number, _COLUMNS, where)
+    images = ValuesInMemory(data, offset, places.images)
+    return RowGroup(table, images, ValuesInMemory(data, offset, places.masks), where)
+
+
+def row_group_in_file(
+    file: OpenFile, number: int, places: RowGroupPlaces, footer: ShardFooter, where: str
+) -> RowGroup:
+    """A row group of a file on this machine, of which images are read when they are asked for.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    first, rest = places.images[0].start, places.rest
+    file.will_need(first, rest.start - first)
+    data = read_checked(partial(file.read, rest.start, rest.length), rest.holds, where)
+    table = footer.columns(data, rest.start, number, _COLUMNS, where)
+    masks = ValuesInMemory(data, rest.start, places.masks)
+    return RowGroup(table, ValuesInFile(file, places.images, where), masks, where)
+
+
+def decoded_row_group(
+    data: bytes, offset: int, number: int, footer: ShardFooter, where: str
+) -> RowGroup:
+    """:func:`row_group_in_memory`, with images and masks as any reader of Parquet finds them."""
+    table = footer.columns(data, offset, number, [*_ENCODED, *_COLUMNS], where)
+    images = ValuesInArray(_chunk(table["image"]).field("bytes"))
+    masks = ValuesInArray(_flat(_chunk(table["targets"])).field("mask").field("bytes"))
+    return RowGroup(table, images, masks, where)
+
+
+def read_row_group(store: Store, shard: Shard, number: int, footer: ShardFooter) -> RowGroup:
+    """Read a row group with one ranged read and check it.
+
+    Raises:
+        DataError: it is missing or damaged; the message names shard and row group.
+    """
+    groups = shard.row_groups
+    offset, length = groups.offsets[number], groups.lengths[number]
+    where = f"{store.where(shard.name)} row group {number}"
+    data = read_part(store, shard.name, offset, length, groups.checksums[number], where)
+    return row_group_in_memory(data, offset, number, footer, where)
+
+
+def read_footer(store: Store, shard: Shard) -> ShardFooter:
+    """Read and check the footer of a shard.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    offset, checksum = shard.footer.offset, shard.footer.checksum
+    where = f"{store.where(shard.name)} footer"
+    data = read_part(store, shard.name, offset, shard.size - offset, checksum, where)
+    return parse_footer(data, shard, where)
+
+
+def read_part(
+    store: Store, name: str, offset: int, length: int, checksum: str, where: str
+) -> bytes:
+    """Bytes of a shard whose checksum is right.
+
+    Raises:
+        DataError: the file is missing, unreadable or damaged; the message starts with ``where``.
+    """
+    read = partial(store.read, name, offset, length)
+    return read_checked(read, lambda data: matches(data, checksum), where)
 
 
 def _chunk(column: pa.ChunkedArray) -> pa.Array:
@@ -123,84 +161,21 @@ def _chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def read_row_group(store: Store, shard: Shard, number: int, footer: pq.FileMetaData) -> RowGroup:
-    """Read a row group with one ranged read and check it.
-
-    Raises:
-        DataError: it is missing or damaged; the message names shard and row group.
-    """
-    groups = shard.row_groups
-    where = f"{store.where(shard.name)} row group {number}"
-    data = read_checked(
-        store, shard.name, groups.offsets[number], groups.lengths[number], groups.crc32[number],
-        f"row group {number}",
-    )  # fmt: skip
-    return parse_row_group(data, groups.offsets[number], number, footer, where)
+def _first_targets(targets: pa.ListArray) -> list[int]:
+    """The number of the first target of each row, and of all targets."""
+    places = _offsets(targets)
+    return (places - places[0]).tolist()
 
 
-def read_footer(store: Store, shard: Shard) -> pq.FileMetaData:
-    """Read and check Parquet's own description of a shard.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    footer = shard.footer
-    length = shard.size - footer.offset
-    data = read_checked(store, shard.name, footer.offset, length, footer.crc32, "footer")
-    return parse_footer(data, f"{store.where(shard.name)} footer")
+def _flat(targets: pa.ListArray) -> pa.StructArray:
+    """The targets of all rows, one behind the other."""
+    places = _offsets(targets)
+    return targets.values.slice(int(places[0]), int(places[-1] - places[0]))
 
 
-def read_checked(store: Store, name: str, offset: int, length: int, crc32: int, part: str) -> bytes:
-    """Bytes of a shard whose checksum is right; a damaged transfer is repeated.
-
-    Raises:
-        DataError: the file is missing, unreadable or damaged; the message names ``part``.
-    """
-    where = f"{store.where(name)} {part}"
-    for _ in range(_ATTEMPTS):
-        try:
-            data = store.read(name, offset, length)
-        except StorageError as error:
-            raise DataError(f"{where}: {error}") from error
-        if zlib.crc32(data) == crc32:
-            return data
-    raise DataError(
-        f"{where}: the checksum is wrong each of {_ATTEMPTS} times, so the file is damaged; "
-        "'launch/data.py check' lists what is, build or copy the shard again"
-    )
-
-
-def parse_footer(data: bytes, where: str) -> pq.FileMetaData:
-    """Parquet's description of a file from the last bytes of it.
-
-    Raises:
-        DataError: it is none.
-    """
-    try:
-        return pq.read_metadata(pa.BufferReader(b"PAR1" + data))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{where}: not a Parquet footer ({error})") from error
-
-
-def parse_row_group(
-    data: bytes, offset: int, number: int, footer: pq.FileMetaData, where: str
-) -> RowGroup:
-    """A row group from its bytes, which start at ``offset`` of their file.
-
-    Raises:
-        DataError: they are not the row group that the footer describes.
-    """
-    view = memoryview(data)
-
-    def part(start: int, length: int) -> memoryview:
-        if start < offset:
-            raise OSError(f"byte {start} lies before the row group")
-        return view[start - offset : start - offset + length]
-
-    try:
-        whole = RangeFile(offset + len(data), part)
-        file = pq.ParquetFile(pa.PythonFile(whole, mode="r"), metadata=footer)
-        table = file.read_row_group(number, columns=_COLUMNS, use_threads=False)
-        return RowGroup(table, where)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{where}: not a row group of this format ({error})") from error
+def _offsets(targets: pa.ListArray) -> np.ndarray:
+    # Not through to_numpy and flatten, whose first call imports pandas and compute functions:
+    # half a second in which nothing is read.
+    offsets = np.frombuffer(targets.offsets.buffers()[1], np.int32)
+    start = targets.offsets.offset
+    return offsets[start : start + len(targets) + 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -13,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prs_med.data.dataset.checksums import checksum
 from prs_med.data.dataset.features import column_compression, schema
 from prs_med.data.dataset.index import Footer, RowGroups, Shard, parse_shard
+from prs_med.data.dataset.places import KEY, dump_places, find_places
 from prs_med.data.images import check_same_size, decode_image, decode_mask
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
@@ -101,15 +103,19 @@ def write_shard(
     bad_rows: list[str] = []
     modalities: set[str] = set()
     longest = 0
-    written = []
-    with pq.ParquetWriter(
-        path,
-        columns,
-        compression=compression,
-        use_dictionary=texts,
-        write_statistics=texts,
-        write_page_checksum=True,
-    ) as writer:
+    written: list[tuple[int, int]] = []
+    places = []
+    with (
+        path.open("w+b") as file,
+        pq.ParquetWriter(
+            file,
+            columns,
+            compression=compression,
+            use_dictionary=texts,
+            write_statistics=texts,
+            write_page_checksum=True,
+        ) as writer,
+    ):
         for images in row_groups:
             rows = list(pool.map(lambda image: _read(image, skip_bad_rows), images))
             contents += [entry for row in rows for entry in row.contents]
@@ -126,8 +132,20 @@ def write_shard(
             )
             # One call of write_table is one row group.
             table = pa.Table.from_pylist(values, schema=columns)
+            start = file.tell()
             writer.write_table(table, row_group_size=len(values))
+            file.flush()
             written.append((len(values), len(targets)))
+            places.append(
+                find_places(
+                    os.pread(file.fileno(), file.tell() - start, start),
+                    start,
+                    [value["image"]["bytes"] for value in values],
+                    [target["mask"]["bytes"] for target in targets],
+                )
+            )
+        if places:
+            writer.add_key_value_metadata({KEY: dump_places(places)})
     shard = _describe(path, name, written) if written else None
     return ShardReport(shard, sorted(modalities), longest, contents, bad_rows)
 
@@ -205,9 +223,9 @@ def _describe(path: Path, name: str, written: Sequence[tuple[int, int]]) -> Shar
             targets=[targets for _, targets in written],
             offsets=starts,
             lengths=[end - start for start, end in ranges],
-            crc32=[zlib.crc32(memoryview(data)[start:end]) for start, end in ranges],
+            checksums=[checksum(memoryview(data)[start:end]) for start, end in ranges],
         ),
-        footer=Footer(footer, zlib.crc32(memoryview(data)[footer:])),
+        footer=Footer(footer, checksum(memoryview(data)[footer:])),
     )
 
 

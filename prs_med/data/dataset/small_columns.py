@@ -35,10 +35,10 @@ def read_small_columns(
     Raises:
         DataError: the shard is missing or damaged.
     """
-    metadata = read_footer(store, shard)
+    footer = read_footer(store, shard)
     whole = RangeFile(shard.size, partial(store.read, shard.name))
     file = pq.ParquetFile(
-        pa.PythonFile(whole, mode="r"), metadata=metadata, page_checksum_verification=True
+        pa.PythonFile(whole, mode="r"), metadata=footer.metadata, page_checksum_verification=True
     )
     for number in range(len(shard.row_groups)):
         try:

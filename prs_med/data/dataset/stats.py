@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from prs_med.data.dataset.index import DatasetIndex, Shard, read_index
-from prs_med.data.dataset.row_groups import StoredImage, read_footer, read_row_group
+from prs_med.data.dataset.row_groups import read_footer, read_row_group
 from prs_med.data.dataset.small_columns import TARGET, read_small_columns
+from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.images import decode_image, decode_mask
 from prs_med.data.overlay import fitted, overlay
 from prs_med.data.position import ZONES

@@ -12,10 +12,11 @@ import fcntl
 import logging
 import os
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from prs_med.data.dataset.checksums import matches
 
 _logger = logging.getLogger("prs_med.data")
 _ENTRY = ".part"
@@ -39,17 +40,17 @@ class DiskCache:
             self._remove_unfinished()
             self._make_room(0)
 
-    def get(self, key: str, crc32: int, read: Callable[[], bytes]) -> bytes:
+    def get(self, key: str, checksum: str, read: Callable[[], bytes]) -> bytes:
         """The entry under a key if its checksum is right, or else what ``read`` gives, which is
         kept. A cache that cannot be written (a full disk) is reported once and then left alone."""
         path = self._folder / f"{key}{_ENTRY}"
-        data = self._load(path, crc32)
+        data = self._load(path, checksum)
         if data is None:
             data = read()
             self._keep(path, data)
         return data
 
-    def _load(self, path: Path, crc32: int) -> bytes | None:
+    def _load(self, path: Path, checksum: str) -> bytes | None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -57,7 +58,7 @@ class DiskCache:
         except OSError as error:
             self._give_up(error)
             return None
-        if zlib.crc32(data) != crc32:
+        if not matches(data, checksum):
             _logger.warning("%s: damaged, fetched again", path)
             with self._locked():
                 self._remove(path)

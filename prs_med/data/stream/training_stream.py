@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prs_med.data.dataset.index import OpenedIndex
-from prs_med.data.dataset.row_groups import StoredImage
+from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.order import Rank
 from prs_med.data.records import DataError
 from prs_med.data.same_sequence import check_same_sequence
@@ -123,12 +123,14 @@ class TrainingStream:
             DataError: a row group is missing or damaged.
             ValueError: the global batch cannot be divided by the number of processes.
         """
+        # Within an epoch each row group comes up, so there is no need to look further.
+        ahead = min(self._order.reach(rank.world), -(-self._order.units // rank.world))
         reader = ReadAhead(
             self._source,
             self._order.sequence(first_step, rank),
             memory=memory,
             threads=_READERS,
-            horizon=min(_HORIZON_LIMIT, self._order.reach(rank.world) + 64),
+            horizon=min(_HORIZON_LIMIT, ahead + 64),
         )
         for row_group, unit in reader:
             pick = row_group.target if self._unit == "question" else row_group.image
