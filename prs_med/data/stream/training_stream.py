@@ -14,6 +14,7 @@ from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.order import Rank
 from prs_med.data.records import DataError
 from prs_med.data.same_sequence import check_same_sequence
+from prs_med.data.stream.freed_memory import keep_freed_memory
 from prs_med.data.stream.read_ahead import ReadAhead
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.data.stream.stream_order import StreamOrder, Unit
@@ -123,6 +124,7 @@ class TrainingStream:
             DataError: a row group is missing or damaged.
             ValueError: the global batch cannot be divided by the number of processes.
         """
+        keep_freed_memory()
         # Within an epoch each row group comes up, so there is no need to look further.
         ahead = min(self._order.reach(rank.world), -(-self._order.units // rank.world))
         reader = ReadAhead(
