@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from prs_med.data.dataset.build import Layout, build
 from prs_med.data.dataset.check import check
 from prs_med.data.dataset.index import read_index
 from prs_med.data.dataset.places import KEY
-from prs_med.data.dataset.row_groups import read_footer
+from prs_med.data.dataset.row_groups import read_footer, read_row_group
 from prs_med.data.dataset.shard_writer import _describe
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.records import DataError
@@ -163,3 +164,13 @@ def test_a_shard_is_open_only_while_its_row_groups_are_in_use(dataset: Path) -> 
     assert len(read()) > 0
     del read
     assert len(source._files) == 0
+
+
+def test_a_footer_goes_with_its_last_user(dataset: Path) -> None:
+    store = DirectoryStore(dataset)
+    shard = read_index(store).split("train").shards[0]
+    footer = read_footer(store, shard)
+    assert read_row_group(store, shard, 0, footer).rows
+    gone = weakref.ref(footer)
+    del footer
+    assert gone() is None

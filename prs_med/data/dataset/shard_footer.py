@@ -15,6 +15,23 @@ from prs_med.data.records import DataError
 from prs_med.storage.store import Buffer
 
 
+class _KnownBytes:
+    """The bytes of a file that are at hand. An object of its own: Arrow refers to it from where
+    Python cannot see that the footer, which refers to Arrow, is no longer in use."""
+
+    def __init__(self) -> None:
+        self.data = memoryview(b"")
+        self.offset = 0
+        """Place of ``data`` in the file."""
+
+    def part(self, start: int, length: int) -> memoryview:
+        """Some of the bytes; raises OSError for others."""
+        first = start - self.offset
+        if first < 0 or first + length > len(self.data):
+            raise OSError(f"bytes {start} to {start + length} are not there")
+        return self.data[first : first + length]
+
+
 class ShardFooter:
     """Reads columns out of bytes of the shard; several threads may ask at once."""
 
@@ -25,11 +42,10 @@ class ShardFooter:
         groups = shard.row_groups
         self._places = ShardPlaces(text, groups.rows, groups.targets) if text else None
         self._lock = threading.Lock()
-        self._data = memoryview(b"")
-        self._offset = 0
+        self._known = _KnownBytes()
         # One for all row groups: making it takes longer than reading the columns of one. Buffered,
         # it would read across the gaps between columns, and in threads of its own.
-        source = pa.PythonFile(RangeFile(shard.size, self._part), mode="r")
+        source = pa.PythonFile(RangeFile(shard.size, self._known.part), mode="r")
         self._file = pq.ParquetFile(source, metadata=metadata, pre_buffer=False)
 
     def places(self, number: int) -> RowGroupPlaces | None:
@@ -52,19 +68,13 @@ class ShardFooter:
             DataError: these are not the bytes that the footer describes.
         """
         with self._lock:
-            self._data, self._offset = memoryview(data), offset
+            self._known.data, self._known.offset = memoryview(data), offset
             try:
                 return self._file.read_row_group(number, columns=list(columns), use_threads=False)
             except (pa.ArrowException, OSError, KeyError) as error:
                 raise DataError(f"{where}: not a row group of this format ({error})") from error
             finally:
-                self._data = memoryview(b"")
-
-    def _part(self, start: int, length: int) -> memoryview:
-        first = start - self._offset
-        if first < 0 or first + length > len(self._data):
-            raise OSError(f"bytes {start} to {start + length} are not there")
-        return self._data[first : first + length]
+                self._known.data = memoryview(b"")
 
 
 def parse_footer(data: bytes, shard: Shard, where: str) -> ShardFooter:
