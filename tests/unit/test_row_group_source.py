@@ -59,7 +59,7 @@ def contents(store: Store, cache: DiskCache | None = None) -> list[Any]:
     source = RowGroupSource(store, read_index(store).split("train"), cache)
     groups = [source.read(number) for number in range(len(source))]
     return [
-        (image.image, image.where, image.modality, [(t.mask, *t[1:]) for t in image.targets])
+        (image.image, image.where, image.modality, image.targets)
         for group in groups
         for image in (group.image(row) for row in range(group.rows))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -10,11 +11,11 @@ import pyarrow as pa
 
 from prs_med.data.dataset.checked_read import read_checked
 from prs_med.data.dataset.checksums import matches
+from prs_med.data.dataset.encoded_images import Images, ImagesInArray, ImagesInFile, ImagesInMemory
 from prs_med.data.dataset.index import Shard
-from prs_med.data.dataset.places import RowGroupPlaces
+from prs_med.data.dataset.places import Places, RowGroupPlaces
 from prs_med.data.dataset.shard_footer import ShardFooter, parse_footer
 from prs_med.data.dataset.stored import StoredImage, StoredTarget
-from prs_med.data.dataset.values import Values, ValuesInArray, ValuesInFile, ValuesInMemory
 from prs_med.storage.open_file import OpenFile
 from prs_med.storage.store import Store
 
@@ -32,17 +33,17 @@ _ENCODED = ["image.bytes", f"{_ELEMENT}.mask.bytes"]
 class RowGroup:
     """The rows of one row group."""
 
-    def __init__(self, table: pa.Table, images: Values, masks: Values, where: str) -> None:
+    def __init__(self, table: pa.Table, images: Images, masks: Iterable[bytes], where: str) -> None:
         """``table`` has the other columns."""
         self._where = where
         self._images = images
-        self._masks = masks
         self._modality = _chunk(table["modality"]).to_pylist()
         targets = _chunk(table["targets"])
         self._first_target = _first_targets(targets)
         flat = _flat(targets)
         # All at once: one by one, each value would cost more than the image's bytes.
-        self._texts = list(zip(*(flat.field(name).to_pylist() for name in _TEXTS), strict=True))
+        texts = (flat.field(name).to_pylist() for name in _TEXTS)
+        self._targets = list(map(StoredTarget, masks, *texts))
 
     @property
     def rows(self) -> int:
@@ -52,29 +53,25 @@ class RowGroup:
     @property
     def targets(self) -> int:
         """Number of questions about them."""
-        return len(self._masks)
+        return len(self._targets)
 
     def image(self, row: int) -> StoredImage:
         """An image with all its targets."""
         first, last = self._first_target[row], self._first_target[row + 1]
-        return self._stored(row, range(first, last))
+        return self._stored(row, tuple(self._targets[first:last]))
 
     def target(self, number: int) -> StoredImage:
         """The image of a target, with this target alone."""
-        return self._stored(self.row_of(number), range(number, number + 1))
+        return self._stored(self.row_of(number), (self._targets[number],))
 
     def row_of(self, number: int) -> int:
         """The row of a target's image."""
         # NumPy would let Python's lock go for it, and wait behind the threads that decode.
         return bisect_right(self._first_target, number) - 1
 
-    def _stored(self, row: int, targets: range) -> StoredImage:
-        return StoredImage(
-            self._images[row],
-            f"{self._where}, row {row}",
-            self._modality[row] or None,
-            tuple(StoredTarget(self._masks[number], *self._texts[number]) for number in targets),
-        )
+    def _stored(self, row: int, targets: tuple[StoredTarget, ...]) -> StoredImage:
+        modality = self._modality[row] or None
+        return StoredImage(self._images[row], self._where, row, modality, targets)
 
 
 def row_group_in_memory(
@@ -89,8 +86,8 @@ def row_group_in_memory(
     if places is None:
         return decoded_row_group(data, offset, number, footer, where)
     table = footer.columns(data, offset, number, _COLUMNS, where)
-    images = ValuesInMemory(data, offset, places.images)
-    return RowGroup(table, images, ValuesInMemory(data, offset, places.masks), where)
+    images = ImagesInMemory(data, offset, places.images)
+    return RowGroup(table, images, _pieces(data, offset, places.masks), where)
 
 
 def row_group_in_file(
@@ -105,8 +102,8 @@ def row_group_in_file(
     file.will_need(first, rest.start - first)
     data = read_checked(partial(file.read, rest.start, rest.length), rest.holds, where)
     table = footer.columns(data, rest.start, number, _COLUMNS, where)
-    masks = ValuesInMemory(data, rest.start, places.masks)
-    return RowGroup(table, ValuesInFile(file, places.images, where), masks, where)
+    masks = _pieces(data, rest.start, places.masks)
+    return RowGroup(table, ImagesInFile(file, places.images, where), masks, where)
 
 
 def decoded_row_group(
@@ -114,8 +111,8 @@ def decoded_row_group(
 ) -> RowGroup:
     """:func:`row_group_in_memory`, with images and masks as any reader of Parquet finds them."""
     table = footer.columns(data, offset, number, [*_ENCODED, *_COLUMNS], where)
-    images = ValuesInArray(_chunk(table["image"]).field("bytes"))
-    masks = ValuesInArray(_flat(_chunk(table["targets"])).field("mask").field("bytes"))
+    images = ImagesInArray(_chunk(table["image"]).field("bytes"))
+    masks = _flat(_chunk(table["targets"])).field("mask").field("bytes").to_pylist()
     return RowGroup(table, images, masks, where)
 
 
@@ -154,6 +151,11 @@ def read_part(
     """
     read = partial(store.read, name, offset, length)
     return read_checked(read, lambda data: matches(data, checksum), where)
+
+
+def _pieces(data: bytes, offset: int, places: Places) -> list[bytes]:
+    """What lies at some places, in bytes that start at ``offset`` of the file."""
+    return [data[place.start - offset : place.end - offset] for place in places]
 
 
 def _chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 ReadValue = Callable[[], bytes]
-"""Gives the bytes of an encoded image or mask, and may read them from disk for it. Raises DataError
-with shard and row group if they are damaged."""
+"""Gives the bytes of an encoded image, and may read them from disk for it. Raises DataError with
+shard, row group and row if they are damaged."""
 
 
 class StoredTarget(NamedTuple):
     """One question about an image."""
 
-    read_mask: ReadValue
+    mask: bytes
+    """Encoded, as the source file was."""
     question: str
     answer: str
     row_id: str
@@ -22,18 +23,15 @@ class StoredTarget(NamedTuple):
     """Where the mask lies; None if it is empty."""
     near_center: bool | None
 
-    @property
-    def mask(self) -> bytes:
-        """Encoded, as the source file was."""
-        return self.read_mask()
-
 
 class StoredImage(NamedTuple):
     """One image with all or some of its targets."""
 
     read_image: ReadValue
-    where: str
-    """Shard, row group and row, for messages."""
+    row_group: str
+    """Shard and row group, for messages."""
+    row: int
+    """Within the row group."""
     modality: str | None
     targets: tuple[StoredTarget, ...]
 
@@ -41,3 +39,8 @@ class StoredImage(NamedTuple):
     def image(self) -> bytes:
         """Encoded, as the source file was."""
         return self.read_image()
+
+    @property
+    def where(self) -> str:
+        """Shard, row group and row, for messages."""
+        return f"{self.row_group}, row {self.row}"

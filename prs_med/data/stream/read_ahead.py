@@ -67,6 +67,8 @@ class ReadAhead:
         """For each row group, the numbers of the units ahead that are in it."""
         self._held: dict[int, Future[RowGroup]] = {}
         """Row groups that are in memory or being read."""
+        self._arrived: dict[int, RowGroup] = {}
+        """Those of them that were used already; asking a future takes a lock."""
         self._used = 0
         self._wanted: list[tuple[int, int]] = []
         """Heap of (number of the unit that needs it first, row group) of those not held."""
@@ -76,7 +78,7 @@ class ReadAhead:
         try:
             while self._ahead or self._look_ahead():
                 number, unit = self._count - len(self._ahead), self._ahead[0]
-                row_group = self._obtain(number, unit.group)
+                row_group = self._arrived.get(unit.group) or self._obtain(number, unit.group)
                 yield row_group, unit
                 self._ahead.popleft()
                 self._uses[unit.group].popleft()
@@ -136,6 +138,7 @@ class ReadAhead:
 
     def _let_go(self, group: int) -> None:
         del self._held[group]
+        self._arrived.pop(group, None)
         self._used -= self._source.nbytes(group)
         if self._uses[group]:
             self._warn_of_repetition()
@@ -155,7 +158,8 @@ class ReadAhead:
             else:
                 # Memory is full of reads under way for later; they can be let go once they end.
                 wait(list(self._held.values()))
-        return self._held[group].result()
+        found = self._arrived[group] = self._held[group].result()
+        return found
 
     def _warn_of_repetition(self) -> None:
         if not self._warned:

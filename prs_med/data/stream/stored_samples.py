@@ -25,12 +25,12 @@ class StoredSamples:
         """
         stored = unit.stored
         # Not in the try block: what cannot be read is named already.
-        encoded, masks = stored.image, [target.mask for target in stored.targets]
+        encoded = stored.image
         try:
             image = decode_image(encoded, "the image")
             targets = []
-            for target, data in zip(stored.targets, masks, strict=True):
-                mask = decode_mask(data, "the mask")
+            for target in stored.targets:
+                mask = decode_mask(target.mask, "the mask")
                 check_same_size(image, mask, target.row_id)
                 targets.append(Target(mask, target.question, target.answer))
             return self._preparation.samples(

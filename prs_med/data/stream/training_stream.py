@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -56,8 +56,7 @@ class StreamState:
             raise DataError(f"not the state of a data stream ({error})") from None
 
 
-@dataclass(frozen=True)
-class StreamedUnit:
+class StreamedUnit(NamedTuple):
     """An image with the question or questions of one unit."""
 
     stored: StoredImage

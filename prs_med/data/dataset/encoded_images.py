@@ -1,4 +1,4 @@
-"""Where the encoded images or masks of a row group come from: memory, a file, or Arrow's arrays."""
+"""Where the encoded images of a row group come from: memory, a file, or Arrow's arrays."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prs_med.storage.open_file import OpenFile
 from prs_med.storage.store import Buffer, StorageError
 
 
-class Values(Protocol):
-    """The encoded images or masks of a row group, by number."""
+class Images(Protocol):
+    """The encoded images of a row group, by row."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int) -> ReadValue: ...
 
 
-class ValuesInMemory:
+class ImagesInMemory:
     """Parts of bytes that were checked as a whole."""
 
     def __init__(self, data: Buffer, offset: int, places: Places) -> None:
@@ -41,7 +41,7 @@ class ValuesInMemory:
         return partial(bytes, self._view[start : start + place.length].tobytes())
 
 
-class ValuesInFile:
+class ImagesInFile:
     """Images in a file on this machine, read and checked when they are asked for.
 
     The system keeps in memory what was read ahead or read before, for all processes alike.
@@ -73,7 +73,7 @@ class ValuesInFile:
         return read_checked(read, place.holds, f"{self._where}, row {number}")
 
 
-class ValuesInArray:
+class ImagesInArray:
     """What Arrow decoded."""
 
     def __init__(self, array: pa.Array) -> None:
