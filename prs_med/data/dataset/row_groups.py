@@ -99,10 +99,11 @@ def row_group_in_file(
         DataError: it is missing or damaged.
     """
     first, rest = places.images[0].start, places.rest
-    file.will_need(first, rest.start - first)
     data = read_checked(partial(file.read, rest.start, rest.length), rest.holds, where)
     table = footer.columns(data, rest.start, number, _COLUMNS, where)
     masks = _pieces(data, rest.start, places.masks)
+    # Now that nothing of this row group waits behind it.
+    file.will_need(first, rest.start - first)
     return RowGroup(table, ImagesInFile(file, places.images, where), masks, where)
 
 
