@@ -3,12 +3,13 @@ and the time to go on at 90 % of an epoch.
 
     pip install --no-deps -r benchmarks/requirements.txt
     python benchmarks/loader.py --output runs/loader --ceph
+    python benchmarks/loader.py --loaders prs_med,litdata --only speed --rounds 20
 
 The same images and masks are written in each loader's own format, to disk and, with --ceph, to a
 Ceph gateway that is started for this. Each measurement is a process of its own that is bound to the
-first core, while the gateway has the others; loaders take turns in every round, so that what else
-the machine does meets all of them. Every loader shuffles, and decodes each image and mask by the
-same function.
+first core, while the gateway has the others; loaders take turns in every round, in an order that
+rotates, so that what else the machine does meets all of them. Every loader shuffles, and decodes
+each image and mask by the same function.
 
 Batches (from disk): two epochs in batches of 32 decoded samples, tensors of uint8, are handed to
 the main process on two cores. The others decode and collate in two worker processes of their own
@@ -48,6 +49,7 @@ BATCH = 32
 CORES = 2
 """And decoding workers, where batches are measured."""
 LOADERS = ("prs_med", "datasets", "webdataset", "mosaicml-streaming", "litdata")
+MEASUREMENTS = ("speed", "resume", "batches")
 
 
 def main() -> None:
@@ -61,6 +63,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loaders", default=",".join(LOADERS), help="comma-separated")
+    parser.add_argument(
+        "--only", default=",".join(MEASUREMENTS), help=f"some of {','.join(MEASUREMENTS)}"
+    )
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     output = Path(arguments.output).resolve()
@@ -71,16 +77,23 @@ def main() -> None:
     if arguments.ceph:
         start_ceph(arguments)
     write_all(output, arguments)
+    loaders, only = arguments.loaders.split(","), arguments.only.split(",")
     places = ["disk", *(["s3"] if arguments.s3 else [])]
+    wanted = [
+        (place, what)
+        for place, what in (*itertools.product(places, ("speed", "resume")), ("disk", "batches"))
+        if what in only
+    ]
     results: dict[str, list[float]] = {}
     for number in range(arguments.rounds):
-        for place, what in (*itertools.product(places, ("speed", "resume")), ("disk", "batches")):
-            for loader in LOADERS:
+        first = number % len(loaders)
+        for place, what in wanted:
+            for loader in loaders[first:] + loaders[:first]:
                 value = run_one(arguments, loader, place, what)
                 results.setdefault(f"{what}/{place}/{loader}", []).append(value)
                 print(f"round {number + 1} {what} {place} {loader}: {value:.3f}", flush=True)
     (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    print(table(results, places))
+    print(table(results, places, loaders))
 
 
 def start_ceph(arguments: argparse.Namespace) -> None:
@@ -95,13 +108,15 @@ def start_ceph(arguments: argparse.Namespace) -> None:
     arguments.s3 = "s3://loaders/data"
 
 
-def table(results: dict[str, list[float]], places: list[str]) -> str:
+def table(results: dict[str, list[float]], places: list[str], loaders: list[str]) -> str:
     """Medians, and of the speeds the median ratio of ours to each within one round."""
 
     def speed(what: str, place: str, loader: str) -> str:
         ours, speeds = (results.get(f"{what}/{place}/{name}") for name in ("prs_med", loader))
-        if ours is None or speeds is None:
+        if speeds is None:
             return "| |"
+        if ours is None:
+            return f"{statistics.median(speeds):.0f} | |"
         ratio = statistics.median(a / b for a, b in zip(ours, speeds, strict=True))
         return f"{statistics.median(speeds):.0f} | {ratio:.2f} |"
 
@@ -110,10 +125,11 @@ def table(results: dict[str, list[float]], places: list[str]) -> str:
         "| in batches on two cores, samples/s per core | ours / this | seconds to go on at 90 % |",
         "|---|---|---|---|---|---|---|",
     ]
-    for place, loader in itertools.product(places, LOADERS):
-        resume = statistics.median(results[f"resume/{place}/{loader}"])
+    for place, loader in itertools.product(places, loaders):
+        resumes = results.get(f"resume/{place}/{loader}")
+        resume = f"{statistics.median(resumes):.2f} " if resumes else ""
         one, two = (speed(what, place, loader) for what in ("speed", "batches"))
-        lines.append(f"| {place} | {loader} | {one} {two} {resume:.2f} |")
+        lines.append(f"| {place} | {loader} | {one} {two} {resume}|")
     return "\n".join(lines)
 
 
