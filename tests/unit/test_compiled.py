@@ -34,10 +34,7 @@ def trained(model: Assembled, batch: Batch) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"train_projector": True}, {"gradient_checkpointing": True}, {"load_4bit": True}],
-)
+@pytest.mark.parametrize("flag", [None, "train_projector", "gradient_checkpointing", "load_4bit"])
 def test_one_graph_serves_all_layers_and_lengths(small, flag: str | None) -> None:
     model = assemble(small, **({flag: True} if flag else {}))
     assert len(model.mllm.llava.model.language_model.layers) > 1

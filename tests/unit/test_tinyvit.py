@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from prs_med.model.encoders.registry import build_encoder, load_encoder
 from prs_med.model.encoders.tinyvit import (
     ConvNorm,
+    FrozenStatisticsNorm,
     TinyVit,
     TinyVitConfig,
     config_from_state_dict,
 )
 from prs_med.model.errors import CheckpointError
+from prs_med.model.tiny_encoders import write_tinysam
 
 SMALL = TinyVitConfig(
     embed_dims=(16, 24, 32, 48),
@@ -363,3 +365,14 @@ def test_code_in_a_weight_file_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tinysam\.pth"):
         load_tinysam(tmp_path / "tinysam.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_small_random_encoders_have_settled_statistics(tmp_path: Path) -> None:
+    """So that the signal does not fade, and something can be learnt from their features."""
+    write_tinysam(tmp_path / "tinysam.pth", seed=3)
+    encoder = load_encoder("tinysam", str(tmp_path / "tinysam.pth"))
+    norms = {n: m for n, m in encoder.named_modules() if isinstance(m, FrozenStatisticsNorm)}
+    assert norms
+    for name, norm in norms.items():
+        assert norm.running_mean.any(), name
+        assert not torch.equal(norm.running_var, torch.ones_like(norm.running_var)), name

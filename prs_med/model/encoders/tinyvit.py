@@ -76,6 +76,8 @@ class ConvNorm(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the output's channels and, by the stride, size."""
         layer = self.c
+        if self.bn.training:  # where statistics are collected, which takes what lies between
+            return self.bn(layer(x))
         scale, shift = self.bn.scale_and_shift()
         weight = layer.weight * scale[:, None, None, None]
         return F.conv2d(x, weight, shift, layer.stride, layer.padding, groups=layer.groups)
