@@ -29,10 +29,10 @@ pytestmark = pytest.mark.distributed
 
 STEPS = 3
 GLOBAL_BATCH = 4
-MEAN_DIFFERENCE = 3e-5
-"""Of a weight, on average, after steps that can move it by 3e-3. Features of one image alone differ
-from those in a batch of four by 2e-6 of their size; where that moves an activation across a ReLU's
-edge, all gradients behind it change a little, and Adam makes up to 1e-5 of it in a weight."""
+ALONE = ("1x4", "1x2")
+"""Variants with one image in a micro-batch. Its features differ from those in a batch of four by
+2e-6 of their size; where that moves an activation across a ReLU's edge, all gradients behind it
+change a little, and Adam makes up to 1e-5 of it in a weight. Others compute the same features."""
 EMA_DECAY = 0.2
 WITHOUT_GRADIENT = ("conv1.bias", "conv2.bias", "in_proj_bias", "qkv.bias", "k_proj.bias")
 """A normalisation or a softmax behind them takes away what (a part of) these biases add: their true
@@ -110,11 +110,11 @@ def test_parameters_after_three_steps_are_equal(runs: Path, variant: str) -> Non
             continue
         difference = (other[name].float() - reference[name].float()).abs()
         assert difference.max() < STEPS * 1e-3, name
-        assert difference.mean() < MEAN_DIFFERENCE, name
+        assert difference.mean() < mean_difference(variant), name
     for name in ("loss", "grad_norm", "val_dice", "val_loss_seg", "val_loss_txt"):
         expected = metrics(runs / "1proc_4x1", name)
         # Dice counts pixels, of which some lie at the threshold.
-        share = 1e-2 if name == "val_dice" else 2e-3
+        share = 1e-2 if name == "val_dice" and variant.endswith(ALONE) else 2e-3
         assert metrics(runs / variant, name) == pytest.approx(expected, rel=share, abs=1e-5), name
 
 
@@ -216,6 +216,11 @@ def test_averages_equal_those_of_plain_pytorch(
     assert_saved(runs / variant, reference.averages)
 
 
+def mean_difference(variant: str) -> float:
+    """Of a weight, on average, after steps that can move it by 3e-3."""
+    return 3e-5 if variant.endswith(ALONE) else 1e-5
+
+
 def assert_saved(run: Path, expected: dict[str, torch.Tensor]) -> None:
     saved = weights(run)
     compared = 0
@@ -224,7 +229,7 @@ def assert_saved(run: Path, expected: dict[str, torch.Tensor]) -> None:
         key = rest if side == "segmentation" else rest.removeprefix("model.")
         key = key.replace(".default.weight", ".weight").replace("modules_to_save.default.", "")
         if not key.endswith(WITHOUT_GRADIENT):
-            assert (saved[key] - value).abs().mean() < MEAN_DIFFERENCE, name
+            assert (saved[key] - value).abs().mean() < mean_difference(run.name), name
             compared += 1
     assert compared > 100
 
