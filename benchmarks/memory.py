@@ -18,7 +18,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # So that what one size has given back is of use to the next.
@@ -126,6 +126,23 @@ def counted(memory: Memory) -> float:
     return sum(size for name, size in memory.parts.items() if not name.startswith("allowance"))
 
 
+def largest_that_fits(fits: Callable[[int], bool], start: int, most: int) -> int:
+    """The largest number up to ``most`` that fits, 0 if none does; ``start`` is near it."""
+    least, too_many = 0, most + 1
+    at, pace = max(1, start), max(1, start // 12)
+    while too_many - least > 1:
+        if fits(at):
+            least = at
+        else:
+            too_many = at
+        if least and too_many <= most:
+            at = (least + too_many) // 2
+        else:
+            at = min(least + pace, most) if least else max(1, too_many - pace)
+            pace *= 2
+    return least
+
+
 def own_bytes() -> int:
     """What this process holds of the GPU's memory, CUDA's own included; where the driver does not
     tell, what all processes hold."""
@@ -192,27 +209,12 @@ class Trial:
         share = min(1.0, (card - self._outside) / self._total)
         torch.cuda.set_per_process_memory_fraction(share)
         try:
-            return self._search(start, most)
+            if start > most:
+                return "not tried"
+            found = largest_that_fits(self._fits, start, most)
+            return f"at least {found}" if found == most else str(found)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-
-    def _search(self, start: int, most: int) -> str:
-        if start > most:
-            return "not tried"
-        pace = max(1, start // 12)
-        fits, fails = 0, most + 1
-        at = max(1, start)
-        while fails - fits > 1:
-            if self._fits(at):
-                fits = at
-            else:
-                fails = at
-            if fits and fails <= most:
-                at = (fits + fails) // 2
-            else:
-                at = min(fits + pace, most) if fits else max(1, fails - pace)
-                pace *= 2
-        return f"at least {fits}" if fits == most else str(fits)
 
     def _fits(self, batch: int) -> bool:
         torch.cuda.empty_cache()
