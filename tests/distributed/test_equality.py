@@ -36,8 +36,8 @@ change, and Adam makes up to 1e-5 of it in a weight; others compute the same fea
 
 That this is the cause was seen in plain PyTorch, by recording what each ReLU is given: on one CPU,
 with the encoder's convolutions and norms apart, one of 16,384 values in the second step and 67 in
-the third changed sign, and weights ended 1.1e-5 apart; with the two as one, none did, and they ended
-4e-7 apart. On another CPU it is the other way round: which value lies at an edge is chance."""
+the third changed sign, and weights ended 1.1e-5 apart; with the two as one, none did, and they
+ended 4e-7 apart. On another CPU it is the other way round: which value is at an edge is chance."""
 EMA_DECAY = 0.2
 WITHOUT_GRADIENT = ("conv1.bias", "conv2.bias", "in_proj_bias", "qkv.bias", "k_proj.bias")
 """A normalisation or a softmax behind them takes away what (a part of) these biases add: their true
