@@ -43,17 +43,24 @@ class Efficiency:
     is bound by memory is counted by itself."""
     memory: float
     """Of the GPU memory's bandwidth."""
+    segmentation: float
+    """What is left of these two in the encoder, the mask decoder and the losses."""
     network: float
     """Of links' and adapters' line rates."""
     launch: float
     """Seconds for which Python and PyTorch are busy with one operation."""
 
 
-BEST = Efficiency(compute=0.75, memory=0.85, network=0.85, launch=5e-6)
+BEST = Efficiency(compute=0.75, memory=0.85, segmentation=0.7, network=0.85, launch=5e-6)
 """What good libraries reach on large shapes: about three quarters of the peak in cuBLAS (the clock
 falls under full load) and 70 % in FlashAttention-2 and -3 (Dao 2023, arXiv 2307.08691; Shah et al.
-2024, arXiv 2407.08608); 85 % of line rates in copies and NCCL's rings."""
+2024, arXiv 2407.08608); 85 % of line rates in copies and NCCL's rings.
 
-WORST = Efficiency(compute=0.4, memory=0.55, network=0.5, launch=15e-6)
+The segmentation side's shares, this and the worst, are fitted to the only measurement there is:
+TinySAM and the decoder on an H200, in fp32 and in bf16 (docs/performance.md). Depthwise
+convolutions, heads of 16 to 32 and images of few channels use tensor cores and cache lines badly.
+Other encoders were not measured."""
+
+WORST = Efficiency(compute=0.4, memory=0.55, segmentation=0.45, network=0.5, launch=15e-6)
 """Small shapes that fill the GPU unevenly, strided access, shared PCIe switches, and hooks of
 DeepSpeed and PEFT around every layer."""

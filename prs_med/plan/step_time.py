@@ -109,13 +109,22 @@ def units_of(costs: StepCosts, segmentation_precision: str) -> np.ndarray:
 
 
 def kernel_seconds(
-    costs: StepCosts, batch: int, card: Card, efficiency: Efficiency, units: np.ndarray
+    costs: StepCosts,
+    batch: int,
+    card: Card,
+    efficiency: Efficiency,
+    units: np.ndarray,
+    part: Part | None = None,
 ) -> float:
-    """Seconds of a micro-batch's kernels, one after the other; ``units`` as of :func:`units_of`."""
+    """Seconds of a micro-batch's kernels, one after the other, or of those of one ``part`` alone;
+    ``units`` as of :func:`units_of`."""
     rates = np.array([card.bf16, card.tf32, card.fp32])[units]
-    computing = costs.flops(batch) / (rates * efficiency.compute)
-    moving = costs.moved(batch) / (card.bandwidth * efficiency.memory)
-    return float(np.maximum(computing, moving).sum())
+    segmentation = np.isin(costs.first.part, (Part.ENCODER, Part.DECODER, Part.LOSSES))
+    reached = np.where(segmentation, efficiency.segmentation, 1.0)
+    computing = costs.flops(batch) / (rates * efficiency.compute * reached)
+    moving = costs.moved(batch) / (card.bandwidth * efficiency.memory * reached)
+    counted = slice(None) if part is None else costs.first.part == part
+    return float(np.maximum(computing, moving)[counted].sum())
 
 
 def _unpacked_bytes(

@@ -11,7 +11,7 @@ from prs_med.config import Settings
 from prs_med.plan.hardware import CARDS
 from prs_med.plan.meta_model import meta_model
 from prs_med.plan.op_trace import Part, Unit
-from prs_med.plan.ranges import BEST
+from prs_med.plan.ranges import BEST, WORST
 from prs_med.plan.step_time import kernel_seconds, units_of
 from prs_med.plan.step_trace import Lengths, step_costs
 from prs_med.train.run import set_matrix_products
@@ -70,3 +70,19 @@ def test_plans_take_the_faster_units_for_it() -> None:
     card = CARDS["h200"]
     fp32, tf32, bf16 = (kernel_seconds(costs, 2, card, BEST, of[name]) for name in of)
     assert bf16 < tf32 < fp32
+
+
+@pytest.mark.parametrize(("precision", "seconds"), [("fp32", 0.1867), ("bf16", 0.0891)])
+def test_what_an_h200_measured_lies_between_best_and_worst(precision: str, seconds: float) -> None:
+    """Encoder, decoder, losses and their backward pass at batch 8: docs/performance.md."""
+    costs = step_costs(
+        meta_model(Settings(data="none"), None), Lengths(image=576, prompt_text=60, answer=40)
+    )
+    units = units_of(costs, precision)
+    parts = (Part.ENCODER, Part.DECODER, Part.LOSSES)
+    best, worst = (
+        sum(kernel_seconds(costs, 8, CARDS["h200"], of, units, part) for part in parts)
+        for of in (BEST, WORST)
+    )
+    assert best < seconds < worst
+    assert worst < 3 * best
