@@ -53,6 +53,8 @@ setup(
     extras_require={
         # Needs nvcc and a GPU to build; PyTorch's own attention is used without it.
         "flash": ["flash-attn>=2.8"],
+        # Fused kernels of the language model, on a GPU.
+        "liger": ["liger-kernel>=0.8.5,<0.9"],
         "monitors": ["tensorboard>=2.20"],
         # DICOM and NIfTI scans as input of launch/data.py slices.
         "scans": ["nibabel>=5.3", "pydicom>=3.0"],

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from types import MethodType
 from unittest.mock import patch
 
-from torch import Tensor, nn
+from torch import nn
+from transformers.models.mistral import modeling_mistral
+
+from prs_med.model.liger import require_liger, use_liger_kernel
+from prs_med.model.mllm import Mllm
+
+_REPLACED = ("apply_rotary_pos_emb", "MistralRMSNorm", "MistralMLP")
+"""What Liger puts its own in place of, for all Mistral models of a process."""
+_OF_A_MODULE = ("forward", "extra_repr", "_get_name")
+"""Some of these it puts into modules that exist."""
 
 
 @contextmanager
-def liger_kernels(language_model: nn.Module) -> Iterator[None]:
-    """Norms, rotary embeddings and SwiGLU of a Mistral by Liger's kernels within this context.
+def liger_kernels(mllm: Mllm) -> Iterator[None]:
+    """``--use_liger_kernel`` within this context alone; the language model is a Mistral.
 
     Raises:
-        ModuleNotFoundError: it is not installed; benchmarks/requirements-gpu.txt names it.
+        SettingError: Liger is not installed or there is no GPU.
     """
-    from liger_kernel.transformers.rope import liger_rotary_pos_emb
-    from liger_kernel.transformers.swiglu import LigerSwiGLUMLP
-
-    attention = "transformers.models.mistral.modeling_mistral.apply_rotary_pos_emb"
+    require_liger()
     with ExitStack() as stack:
-        stack.enter_context(patch(attention, liger_rotary_pos_emb))
-        for layer in language_model.layers:
-            forward = MethodType(LigerSwiGLUMLP.forward, layer.mlp)
-            stack.enter_context(patch.object(layer.mlp, "forward", forward))
-            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-                stack.enter_context(patch.object(norm, "forward", partial(_rms_norm, norm)))
+        for name in _REPLACED:
+            original = getattr(modeling_mistral, name)
+            stack.enter_context(patch.object(modeling_mistral, name, original))
+        stack.callback(_restore, mllm.llava.model.language_model)
+        use_liger_kernel(mllm)
         yield
 
 
-def _rms_norm(norm: nn.Module, hidden: Tensor) -> Tensor:
-    from liger_kernel.ops import LigerRMSNormFunction
-
-    # Not in place: the backward pass of what comes before may need what it overwrites.
-    return LigerRMSNormFunction.apply(
-        hidden, norm.weight, norm.variance_epsilon, 0.0, "llama", False, None
-    )
+def _restore(language_model: nn.Module) -> None:
+    for module in language_model.modules():
+        if module._get_name().startswith("Liger"):
+            for name in _OF_A_MODULE:
+                module.__dict__.pop(name, None)

@@ -217,7 +217,7 @@ class Variant:
         if recipe.separate_norms:
             stack.enter_context(patch.object(ConvNorm, "forward", nn.Sequential.forward))
         if recipe.liger:
-            stack.enter_context(liger_kernels(language_model))
+            stack.enter_context(liger_kernels(self.model.mllm))
         stack.callback(self._use, [None] * len(self._compiled))
         self._use(self._compiled)
 

@@ -265,6 +265,11 @@ class ModelSettings(CheckedSettings):
         "With BATCH_BY_IMAGE, in training: the language model computes an image once for all its "
         "questions, which follow it in one sequence and do not see each other",
     )
+    use_liger_kernel: bool = setting(
+        False,
+        "Fuse norms, rotary embeddings and SwiGLU of the language model (Liger; needs a GPU): "
+        "faster, and less memory",
+    )
     compile_model: bool = setting(False, "Compile COMPILE_REGIONS with torch.compile")
     compile_regions: str = setting(
         COMPILED_BY_DEFAULT,
@@ -300,6 +305,12 @@ class ModelSettings(CheckedSettings):
                 )
         if self.compile_regions != COMPILED_BY_DEFAULT and not self.compile_model:
             raise SettingError("--compile_regions has no effect without --compile_model: add it")
+        compiled = names_in(self.compile_regions) if self.compile_model else []
+        if self.use_liger_kernel and "language_model" in compiled:
+            raise SettingError(
+                "--use_liger_kernel and --compile_regions language_model fuse the same operations: "
+                "use one of them"
+            )
 
 
 @dataclass(kw_only=True)

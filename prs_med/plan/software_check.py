@@ -30,6 +30,8 @@ def check_software(settings: ModelSettings, setup: Path = SETUP) -> Iterator[Fin
         right += not finding.fix
     yield passed("packages", f"{right} are as required")
     yield _flash(settings)
+    if settings.use_liger_kernel:
+        yield _liger()
 
 
 def requirements(setup: Path) -> list[Requirement]:
@@ -57,6 +59,14 @@ def _check(requirement: Requirement) -> Finding:
     if requirement.specifier.contains(version, prereleases=True):
         return passed(requirement.name, version)
     return failed(requirement.name, f"{version}, needed is {requirement.specifier}", fix)
+
+
+def _liger() -> Finding:
+    try:
+        return passed("liger-kernel", metadata.version("liger-kernel"))
+    except metadata.PackageNotFoundError:
+        fix = "pip install 'prs-med[liger]', or drop --use_liger_kernel"
+        return failed("liger-kernel", "not installed", fix)
 
 
 def _flash(settings: ModelSettings) -> Finding:

@@ -37,6 +37,7 @@ from prs_med.model.initial_weights import (
     initial_modalities,
     initial_segmentation,
 )
+from prs_med.model.liger import require_liger, use_liger_kernel
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
@@ -336,6 +337,8 @@ def _export(checkpoints: Checkpoints, save_dir: Path, say: Callable[[str], None]
 
 
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
+    if settings.use_liger_kernel:
+        require_liger()
     layout = read_layout(settings.vlm_path, settings.vision_tower)
     tokenizer = load_tokenizer(layout)
     prompts = prompt_encoder(tokenizer, layout, settings)
@@ -348,6 +351,8 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
     modalities = initial_modalities(settings, data.modalities)
     mllm = initial_mllm(settings, layout)
     segmentation = initial_segmentation(settings, mllm.hidden_size, modalities)
+    if settings.use_liger_kernel:
+        use_liger_kernel(mllm)
     if settings.compile_model:
         compile_regions(mllm, segmentation, names_in(settings.compile_regions))
     return _Parts(layout, tokenizer, prompts, data, modalities, mllm, segmentation)

@@ -56,6 +56,14 @@ def test_help_teaches() -> None:
         assert text in done.stdout
 
 
+def test_kernels_for_a_gpu_are_asked_for_without_one(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = train(*quick(small, tmp_path / "run", "--use_liger_kernel"))
+    assert_one_clear_line(done, "--use_liger_kernel: Liger", "drop it")
+
+
 def test_wrong_settings_end_in_one_line() -> None:
     assert_one_clear_line(train("--batch_size", "0"), "--batch_size 0", "positive")
     assert_one_clear_line(train("--data_root", "x"), "--vlm_path is required")

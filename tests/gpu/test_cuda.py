@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.liger import liger_kernels
 from prs_med.batch import Batch
 from prs_med.model.compiled import compile_regions
 from prs_med.model.objective import loss_terms
@@ -132,6 +133,17 @@ def test_compiled_regions_train_alike(small, load_4bit: bool) -> None:
             assert_alike(gradients(model, batch), each, 0.1 if load_4bit else 1e-3)
 
 
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}], ids=str)
+def test_liger_computes_alike(small, changes: dict[str, Any]) -> None:
+    pytest.importorskip("liger_kernel")
+    model = on_gpu(assemble(small, **changes))
+    batch = model.batch(model.records[:3]).to(torch.device("cuda"))
+    with full_fp32():
+        expected = gradients(model, batch)
+        with liger_kernels(model.mllm):
+            assert_alike(gradients(model, batch), expected, 1e-3)
+
+
 def test_4bit_weights_compute_what_they_stand_for(small) -> None:
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -153,11 +165,15 @@ def test_4bit_weights_compute_what_they_stand_for(small) -> None:
         ("--deepspeed", "ds_configs/zero2.json", "--load_4bit"),
         ("--deepspeed", "ds_configs/zero3.json", "--load_4bit"),
         ("--deepspeed", "ds_configs/zero2.json", "--compile_model"),
+        ("--deepspeed", "ds_configs/zero2.json", "--use_liger_kernel"),
+        ("--deepspeed", "ds_configs/zero3.json", "--use_liger_kernel"),
         ("--deepspeed", "ds_configs/zero2.json", "--segmentation_precision", "bf16"),
     ],
     ids=lambda more: " ".join(more[1:]),
 )
 def test_training_learns_and_goes_on(small, tmp_path: Path, more: tuple[str, ...]) -> None:
+    if "--use_liger_kernel" in more:
+        pytest.importorskip("liger_kernel")
     run = [
         *("launch/train.py", *small.arguments(), "--save_dir", str(tmp_path / "run")),
         *("--image_size", "64", "--batch_size", "4", "--log_every", "1", "--num_workers", "2"),

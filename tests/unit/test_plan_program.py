@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,14 @@ def test_wrong_versions_are_found(tmp_path: Path) -> None:
     assert found["torch"].fix == "pip install -c constraints.txt 'torch>=99'"
     assert found["no-such-package-here"].detail == "not installed"
     assert found["packages"].detail == "1 are as required"
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="Liger is installed")
+def test_kernels_that_are_not_installed_are_found(tmp_path: Path) -> None:
+    assert "liger-kernel" not in {each.what for each in check_software(Settings())}
+    found = {f.what: f for f in check_software(Settings(use_liger_kernel=True))}
+    assert found["liger-kernel"].verdict is Verdict.FAIL
+    assert "prs-med[liger]" in found["liger-kernel"].fix
 
 
 def test_room_and_shared_memory(tmp_path: Path) -> None:

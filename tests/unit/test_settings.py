@@ -92,6 +92,10 @@ def test_flags_with_and_without_a_value() -> None:
         (["--data", "a", "--cache_gb", "9"], "--cache_gb has no effect without --cache_dir"),
         (["--data", "a", "--shuffle_window", "0"], "--shuffle_window 0: allowed is a positive"),
         (["--augment_flip", "1.5"], "--augment_flip 1.5: allowed is 0 <= value <= 1"),
+        (
+            ["--use_liger_kernel", "--compile_model", "--compile_regions", "language_model"],
+            "--use_liger_kernel and --compile_regions language_model fuse the same",
+        ),
         (["--compile_regions", "encoder"], "--compile_regions has no effect without --compile_mod"),
         (
             ["--freeze_encoder", "--encoder_learning_rate", "1e-5"],
