@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -85,6 +86,8 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=7, help="timed rounds (default: 7)")
     made.add_argument("--plot", help="an image file to draw")
     options = made.parse_args()
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        made.error("--plot needs matplotlib: pip install -r benchmarks/requirements-plots.txt")
     torch.set_num_threads(1)
     axes = {
         "samples in a batch": growth(

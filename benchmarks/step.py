@@ -2,6 +2,7 @@
 
     python benchmarks/step.py              # times: published size on a GPU, a small model on a CPU
     python benchmarks/step.py --count      # FLOPs and kept bytes at published size, on any machine
+    python benchmarks/step.py --count --gpu h200   # and the times that the planner's model expects
     python benchmarks/step.py --batch 1,2,4,8,16 --recipes two_pass,ours,all,nf4_all
 
 Every recipe computes forward pass, losses, backward pass and optimizer step of the same batch with
@@ -45,13 +46,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.step_clock import PARTS, ceilings
+from benchmarks.step_clock import IN_LANGUAGE_MODEL, PARTS, ceilings
 from benchmarks.step_counts import Counts, counts
 from benchmarks.step_model import META, ModelSource, random_batch
+from benchmarks.step_modelled import print_model
 from benchmarks.step_profile import write_profile
-from benchmarks.step_recipes import RECIPES, SAME_COUNTS, Variant
+from benchmarks.step_recipes import OTHER_ARITHMETIC, RECIPES, SAME_COUNTS, Variant
 from benchmarks.step_times import StepTimes, measure
 from prs_med.batch import Batch
+from prs_med.plan.hardware import CARDS
 from prs_med.train.throughput import peak_bf16_flops
 
 BASELINE = "two_pass"
@@ -60,7 +63,6 @@ ON_GPU_ALONE = (
     "all_checkpointing", "nf4", "nf4_all", "nf4_all_checkpointing", "all_shared",
 )  # fmt: skip
 """Without an effect on a CPU, or after minutes of compiling for it alone."""
-IN_LANGUAGE_MODEL = ("LM forward", "LM backward")
 
 
 def main() -> None:
@@ -72,14 +74,18 @@ def main() -> None:
         device = META
     elif not on_gpu:
         torch.set_num_threads(1)
-    names = options.recipes.split(",") if options.recipes else default_recipes(device)
+    names = options.recipes.split(",") if options.recipes else default_recipes(device, options)
     batches = options.batch or ([1] if device.type == "cpu" else [8])
     with tempfile.TemporaryDirectory() as folder:
         small = options.small or device.type == "cpu"
         models = ModelSource(device, Path(folder), small=small)
         variants = {name: Variant(RECIPES[name], models) for name in names}
         if options.count:
-            print_counts(variants, models, batches[0])
+            counted = {n: count_of(v, models, batches[0]) for n, v in variants.items()}
+            questions = {n: batches[0] * v.recipe.questions for n, v in variants.items()}
+            print_counts(counted, questions)
+            if options.gpu:
+                print_model(counted, questions, CARDS[options.gpu], BASELINE)
             return
         limits = ceilings(device)
         print(", ".join(f"{name} {value:.4g}" for name, value in limits.items()))
@@ -110,6 +116,12 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--count", action="store_true", help="count instead of measuring")
+    made.add_argument(
+        "--gpu",
+        choices=CARDS,
+        help="with --count: also the times that the planner's model expects on this card, from its "
+        "best case to its worst; no optimizer, and nothing that compiled or Liger's kernels gain",
+    )
     made.add_argument("--small", action="store_true", help="take the small model here, too")
     made.add_argument(
         "--batch",
@@ -145,10 +157,12 @@ def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     for name in (options.recipes or BASELINE).split(","):
         if name not in RECIPES:
             parser.error(f"--recipes {name}: allowed are {', '.join(RECIPES)}")
-        if options.count and name in SAME_COUNTS:
+        if options.count and name in not_counted(options):
             parser.error(f"--recipes {name}: it counts what another recipe does")
         if RECIPES[name].nf4 and not torch.cuda.is_available():
             parser.error(f"--recipes {name}: it is timed on a GPU")
+    if options.gpu and not options.count:
+        parser.error("--gpu is about what is modelled: add --count")
     if options.count and (options.output or options.profile):
         parser.error("--output and --profile are about times: drop --count")
     for name in options.profile:
@@ -159,25 +173,26 @@ def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def default_recipes(device: torch.device) -> list[str]:
+def default_recipes(device: torch.device, options: argparse.Namespace) -> list[str]:
     """Those that tell something there."""
-    left_out = {"cuda": (), "cpu": ON_GPU_ALONE, "meta": SAME_COUNTS}[device.type]
+    left_out = {"cuda": (), "cpu": ON_GPU_ALONE, "meta": not_counted(options)}[device.type]
     return [name for name in RECIPES if name not in left_out]
 
 
-def print_counts(variants: dict[str, Variant], models: ModelSource, images: int) -> None:
-    """A table of what a question takes."""
+def not_counted(options: argparse.Namespace) -> list[str]:
+    """Those whose counts, and modelled times if asked for, are those of others."""
+    return [name for name in SAME_COUNTS if not options.gpu or name not in OTHER_ARITHMETIC]
+
+
+def print_counts(found: Mapping[str, Counts], questions: Mapping[str, int]) -> None:
+    """A table of what a question takes; ``questions`` are those of a step."""
     print("| recipe | GFLOPs of a question | kept, MB | FLOPs of `two_pass` to these |")
     print("|---|---|---|---|")
-    of_baseline = None
-    for name, variant in variants.items():
-        found = count_of(variant, models, images)
-        questions = images * variant.recipe.questions
-        flops = found.flops / questions
-        of_baseline = flops if name == BASELINE else of_baseline
-        fewer = f"{of_baseline / flops:.2f}" if of_baseline else ""
-        kept = found.kept / questions / 1e6
-        print(f"| `{name}` | {flops / 1e9:,.1f} | {kept:,.1f} | {fewer} |")
+    flops = {name: each.flops / questions[name] for name, each in found.items()}
+    for name, each in found.items():
+        fewer = f"{flops[BASELINE] / flops[name]:.2f}" if BASELINE in flops else ""
+        kept = each.kept / questions[name] / 1e6
+        print(f"| `{name}` | {flops[name] / 1e9:,.1f} | {kept:,.1f} | {fewer} |")
 
 
 def count_of(variant: Variant, models: ModelSource, images: int) -> Counts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,6 +25,7 @@ PARTS = (
 )
 """In the order of a step. The language model's part of the backward pass begins when the gradient
 of the mask's prompt is there; in the older recipe's first pass it is all of it."""
+IN_LANGUAGE_MODEL = ("LM forward", "LM backward")
 
 
 class Clock:
@@ -63,10 +65,10 @@ class Clock:
 
 
 class PartMarks:
-    """Within this context a model tells the clock which of its parts have ended."""
+    """Within this context a model tells which of its parts have ended."""
 
-    def __init__(self, model: MetaModel, clock: Clock) -> None:
-        self._model, self._clock = model, clock
+    def __init__(self, model: MetaModel, mark: Callable[[str], None]) -> None:
+        self._model, self._mark = model, mark
         self._stack = ExitStack()
 
     def __enter__(self) -> None:
@@ -84,14 +86,14 @@ class PartMarks:
     def _after(self, module: nn.Module, name: str) -> None:
         compiled = module._compiled_call_impl
         if compiled is None:
-            handle = module.register_forward_hook(lambda *_: self._clock.mark(name))
+            handle = module.register_forward_hook(lambda *_: self._mark(name))
             self._stack.callback(handle.remove)
             return
 
         # Hooks of a compiled module are compiled with it, and each new one compiles it anew.
         def called(*inputs: Any, **options: Any) -> Any:
             result = compiled(*inputs, **options)
-            self._clock.mark(name)
+            self._mark(name)
             return result
 
         module._compiled_call_impl = called
@@ -99,7 +101,7 @@ class PartMarks:
 
     def _watch_prompt(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         prompt: Tensor = inputs[1]
-        prompt.register_hook(lambda _: self._clock.mark("segmentation backward"))
+        prompt.register_hook(lambda _: self._mark("segmentation backward"))
 
 
 def ceilings(device: torch.device) -> dict[str, float]:

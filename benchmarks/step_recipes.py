@@ -20,6 +20,7 @@ from prs_med.model import losses
 from prs_med.model.compiled import compile_regions
 from prs_med.model.encoders.tinyvit import ConvNorm
 from prs_med.model.losses import WINDOW, modality_loss, structure_loss, text_loss
+from prs_med.model.mllm import drop_gradients_of_inputs
 from prs_med.model.objective import loss_terms, weighted_mean
 from prs_med.model.prs_med import forward
 from prs_med.plan.meta_model import MetaModel
@@ -168,6 +169,8 @@ SAME_COUNTS = (
     "all_checkpointing", "nf4", "nf4_all", "nf4_all_checkpointing", "all_shared",
 )  # fmt: skip
 """Those that compute the same operations as others, in another way."""
+OTHER_ARITHMETIC = ("tf32", "segmentation_bf16")
+"""Those of them that differ in the rate at which a card computes some of these operations."""
 
 
 class Variant:
@@ -212,6 +215,7 @@ class Variant:
         if recipe.gradient_checkpointing:
             stack.callback(language_model.gradient_checkpointing_disable)
             language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            drop_gradients_of_inputs(self.model.mllm.llava)
         if recipe.square_window:
             stack.enter_context(patch.object(losses, "box_mean", square_mean))
         if recipe.separate_norms:

@@ -108,7 +108,7 @@ class _TimedStep:
         return clock.read()
 
     def _run(self, clock: Clock) -> None:
-        with PartMarks(self._variant.model, clock):
+        with PartMarks(self._variant.model, clock.mark):
             clock.start()
             self._variant.run(self._batch, clock.mark)
             self._optimizer.step()

@@ -158,14 +158,11 @@ class Mllm(nn.Module):
         is_image = input_ids == IMAGE_TOKEN
         embeddings = llava.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         pixels = normalise(image, self.image_mean, self.image_std)
-        # Activation checkpointing makes transformers mark the inputs of all embedding layers, those
-        # of the CLIP tower too: it would keep its activations, and run a backward pass for nothing.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_projector):
-            features = llava.get_image_features(
-                pixel_values=pixels.to(embeddings.dtype),
-                vision_feature_layer=llava.config.vision_feature_layer,
-                vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
-            ).pooler_output
+        features = llava.get_image_features(
+            pixel_values=pixels.to(embeddings.dtype),
+            vision_feature_layer=llava.config.vision_feature_layer,
+            vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
+        ).pooler_output
         stacked = torch.stack(list(features)).to(embeddings.dtype)
         if image_index is not None:
             stacked = stacked.index_select(0, image_index)
@@ -178,11 +175,6 @@ class Mllm(nn.Module):
     def _is_compiled(self) -> bool:
         layers = self.llava.model.language_model.layers
         return any(layer._compiled_call_impl is not None for layer in layers)
-
-    @property
-    def _trains_projector(self) -> bool:
-        """The CLIP tower in front of it is never trained."""
-        return any(p.requires_grad for p in self.llava.model.multi_modal_projector.parameters())
 
     @torch.no_grad()
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor) -> Any:
@@ -244,6 +236,17 @@ def build_mllm(layout: LlavaLayout, settings: ModelSettings) -> Mllm:
     return make_trainable(load_llava(layout, settings), layout, settings)
 
 
+def drop_gradients_of_inputs(llava: LlavaForConditionalGeneration) -> None:
+    """Take back that embeddings, and the patches of CLIP, require gradients.
+
+    With gradient checkpointing transformers and PEFT both see to it, for the reentrant kind, which
+    has no gradients otherwise. Ours is the other kind, and they would cost a backward pass of what
+    nobody trains.
+    """
+    for model in (llava, llava.model.language_model):
+        model.disable_input_require_grads()
+
+
 def make_trainable(
     llava: LlavaForConditionalGeneration, layout: LlavaLayout, settings: ModelSettings
 ) -> Mllm:
@@ -251,7 +254,10 @@ def make_trainable(
     if settings.gradient_checkpointing:
         llava.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.finetune == "lora":
-        return Mllm(add_lora(llava, settings), layout)
+        adapted = add_lora(llava, settings)
+        drop_gradients_of_inputs(llava)
+        return Mllm(adapted, layout)
+    drop_gradients_of_inputs(llava)
     llava.model.language_model.requires_grad_(True)
     llava.lm_head.requires_grad_(True)
     llava.model.multi_modal_projector.requires_grad_(settings.train_projector)

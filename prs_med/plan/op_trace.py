@@ -143,6 +143,11 @@ class OpRecorder(TorchDispatchMode):
         # Gradients of gradients are not wanted. So this is checkpointing, which computes again.
         return Phase.RECOMPUTE if torch.is_grad_enabled() else Phase.BACKWARD
 
+    @property
+    def operations(self) -> int:
+        """How many were recorded so far."""
+        return len(self._rows)
+
     def trace(self) -> OpTrace:
         """What was recorded."""
         return OpTrace(self._rows, self._live_after)

@@ -73,7 +73,7 @@ def step_time(
     unpacking = _unpacked_bytes(settings, costs, quantisable)
     mllm, segmentation = shares
     passes = 2 if mllm else 1
-    units = units_of(costs, settings.segmentation_precision)
+    units = units_of(costs.first.unit, costs.first.part, settings.segmentation_precision)
 
     def of(efficiency: Efficiency) -> tuple[float, float, float, float]:
         card = cluster.card
@@ -98,13 +98,14 @@ def step_time(
     return StepTime(compute, launches, optimizer, transfers, exchange.seconds(cluster))
 
 
-def units_of(costs: StepCosts, segmentation_precision: str) -> np.ndarray:
-    """The :class:`Unit` that does each operation. What is moved is taken as that of fp32."""
-    units = costs.first.unit.copy()
+def units_of(traced: np.ndarray, part: np.ndarray, segmentation_precision: str) -> np.ndarray:
+    """The :class:`Unit` that does each operation, from what a trace in fp32 says and its
+    :class:`Part`. What is moved is taken as that of fp32."""
+    units = traced.copy()
     if segmentation_precision == "tf32":
         units[units == Unit.FP32] = Unit.TF32
     elif segmentation_precision == "bf16":
-        units[np.isin(costs.first.part, (Part.ENCODER, Part.DECODER))] = Unit.BF16
+        units[np.isin(part, (Part.ENCODER, Part.DECODER))] = Unit.BF16
     return units
 
 
@@ -118,13 +119,28 @@ def kernel_seconds(
 ) -> float:
     """Seconds of a micro-batch's kernels, one after the other, or of those of one ``part`` alone;
     ``units`` as of :func:`units_of`."""
+    of_all = costs.first.part
+    seconds = operation_seconds(
+        of_all, costs.flops(batch), costs.moved(batch), card, efficiency, units
+    )
+    return float(seconds[slice(None) if part is None else of_all == part].sum())
+
+
+def operation_seconds(
+    part: np.ndarray,
+    flops: np.ndarray,
+    moved: np.ndarray,
+    card: Card,
+    efficiency: Efficiency,
+    units: np.ndarray,
+) -> np.ndarray:
+    """Of each operation: its :class:`Part`, FLOPs, bytes moved and :class:`Unit` are given."""
     rates = np.array([card.bf16, card.tf32, card.fp32])[units]
-    segmentation = np.isin(costs.first.part, (Part.ENCODER, Part.DECODER, Part.LOSSES))
+    segmentation = np.isin(part, (Part.ENCODER, Part.DECODER, Part.LOSSES))
     reached = np.where(segmentation, efficiency.segmentation, 1.0)
-    computing = costs.flops(batch) / (rates * efficiency.compute * reached)
-    moving = costs.moved(batch) / (card.bandwidth * efficiency.memory * reached)
-    counted = slice(None) if part is None else costs.first.part == part
-    return float(np.maximum(computing, moving)[counted].sum())
+    computing = flops / (rates * efficiency.compute * reached)
+    moving = moved / (card.bandwidth * efficiency.memory * reached)
+    return np.maximum(computing, moving)
 
 
 def _unpacked_bytes(

@@ -250,16 +250,21 @@ def test_gradient_checkpointing_changes_nothing(small) -> None:
 
 
 @pytest.mark.parametrize("train_projector", [False, True])
-def test_the_clip_tower_keeps_nothing_for_a_backward_pass(small, train_projector: bool) -> None:
-    """Unless the projector behind it is trained, also under activation checkpointing."""
+def test_nothing_is_kept_for_a_backward_pass_of_clip_or_embeddings(
+    small, train_projector: bool
+) -> None:
+    """Also under gradient checkpointing, where transformers and PEFT mark them for it."""
     settings = ModelSettings(**FP32, gradient_checkpointing=True, train_projector=train_projector)
     mllm = build_mllm(read_layout(str(small.llava_med)), settings).train()
     seen = []
     mllm.llava.model.vision_tower.register_forward_hook(
         lambda module, inputs, output: seen.append(output.last_hidden_state.requires_grad)
     )
+    mllm.llava.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(output.requires_grad)
+    )
     mllm(**_example(small.llava_med))[1].square().sum().backward()
-    assert train_projector or seen == [False]
+    assert seen == [False, False]
     projector = [p for n, p in mllm.named_parameters() if "projector" in n and p.requires_grad]
     assert all(p.grad is not None for p in projector)
     assert bool(projector) is train_projector

@@ -61,7 +61,10 @@ def test_tf32_is_for_all_matrix_products(settings: dict[str, Settings]) -> None:
 def test_plans_take_the_faster_units_for_it() -> None:
     model = meta_model(Settings(data="none", image_size=256), None)
     costs = step_costs(model, Lengths(image=576, prompt_text=60, answer=40))
-    of = {name: units_of(costs, name) for name in ("fp32", "tf32", "bf16")}
+    of = {
+        name: units_of(costs.first.unit, costs.first.part, name)
+        for name in ("fp32", "tf32", "bf16")
+    }
     in_branch = (costs.first.part == Part.ENCODER) | (costs.first.part == Part.DECODER)
     assert (of["fp32"] == costs.first.unit).all()
     assert not (of["tf32"] == Unit.FP32).any()
@@ -78,7 +81,7 @@ def test_what_an_h200_measured_lies_between_best_and_worst(precision: str, secon
     costs = step_costs(
         meta_model(Settings(data="none"), None), Lengths(image=576, prompt_text=60, answer=40)
     )
-    units = units_of(costs, precision)
+    units = units_of(costs.first.unit, costs.first.part, precision)
     parts = (Part.ENCODER, Part.DECODER, Part.LOSSES)
     best, worst = (
         sum(kernel_seconds(costs, 8, CARDS["h200"], of, units, part) for part in parts)

@@ -12,8 +12,10 @@ from benchmarks.step import checked, count_of, parser
 from benchmarks.step_clock import PARTS
 from benchmarks.step_counts import Counts
 from benchmarks.step_model import META, ModelSource, random_batch
+from benchmarks.step_modelled import modelled
 from benchmarks.step_recipes import RECIPES, SAME_COUNTS, Variant
 from benchmarks.step_times import measure
+from prs_med.plan.hardware import CARDS
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +84,11 @@ EXACT = {
     "ours": (172_120_482_944, 363_352_752),
     "separate_norms": (172_120_482_944, 373_284_176),
     "attention_weights": (171_953_759_360, 373_191_328),
-    "gradient_checkpointing": (225_748_460_672, 89_249_592),
-    "encoder_checkpointing": (173_609_931_648, 344_448_312),
-    "both": (226_108_199_808, 67_569_496),
-    "by_image": (508_194_346_112, 1_028_854_072),
-    "shared_prefix": (258_984_219_776, 554_705_516),
+    "gradient_checkpointing": (224_618_751_104, 89_248_240),
+    "encoder_checkpointing": (172_480_222_080, 341_672_656),
+    "both": (224_978_490_240, 67_568_144),
+    "by_image": (504_805_217_408, 1_020_527_104),
+    "shared_prefix": (257_543_672_960, 551_166_144),
 }
 """FLOPs and bytes that are kept, of a batch with two images, of the small model."""
 
@@ -113,10 +115,29 @@ def test_nobody_keeps_more_than_the_older_recipe(counted: dict[str, Counts]) -> 
     assert min(kept, key=kept.__getitem__) == "both"
 
 
+def test_what_a_card_should_take_follows_the_counts(
+    counted: dict[str, Counts], shapes: ModelSource
+) -> None:
+    card = CARDS["h200"]
+    coarse = count_of(Variant(RECIPES["segmentation_bf16"], shapes), shapes, 2)
+    of = {name: modelled(each, card) for name, each in {**counted, "coarse": coarse}.items()}
+    for parts in of.values():
+        assert list(parts) == [part for part in PARTS if part != "optimizer"]
+        assert all(0 < each.best < each.worst for each in parts.values())
+    ours, older, again = of["ours"], of["two_pass"], of["gradient_checkpointing"]
+    assert older["LM forward"].best == pytest.approx(2 * ours["LM forward"].best, rel=0.1)
+    assert again["LM backward"].best > 1.2 * ours["LM backward"].best
+    assert again["encoder"] == ours["encoder"]
+    assert of["coarse"]["decoder"].best < ours["decoder"].best
+    assert of["coarse"]["LM backward"] == ours["LM backward"]
+
+
 def test_one_recipe_leaves_nothing_behind_for_the_next(models: ModelSource) -> None:
     plain = Variant(RECIPES["ours"], models)
     layers = plain.model.mllm.llava.model.language_model.layers
     Variant(RECIPES["both"], models).run(random_batch(1, 1, models.side))
+    embeddings = plain.model.mllm.llava.get_input_embeddings()
+    assert not embeddings(torch.zeros(1, 2, dtype=torch.long)).requires_grad
     compiled = Variant(RECIPES["all"], models)
     assert not any(layer.gradient_checkpointing for layer in layers)
     assert all(layer._compiled_call_impl is None for layer in layers)
@@ -179,6 +200,7 @@ def test_no_round_begins_after_the_time_is_over(models: ModelSource) -> None:
         (["--recipes", "ours,theirs"], "--recipes theirs: allowed are two_pass"),
         (["--count", "--recipes", "tf32"], "--recipes tf32: it counts what another recipe does"),
         (["--count", "--output", "x"], "drop --count"),
+        (["--gpu", "h200"], "--gpu is about what is modelled: add --count"),
         (["--profile", "ours"], "name it with --output"),
         (["--recipes", "ours", "--profile", "two_pass"], "--profile two_pass: it is not among"),
     ],
