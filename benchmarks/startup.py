@@ -21,6 +21,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,8 +61,8 @@ def main() -> None:
             "| case | files | process | load, s | engine, s | peak while loading | peak in all "
             "| GPU |\n|---|---|---|---|---|---|---|---|"
         )
-        for case in options.cases.split(","):
-            for files in options.files.split(","):
+        for case in options.cases:
+            for files in options.files:
                 if files == "cold":
                     forget(Path(folder))
                 for rank, row in enumerate(processes(case, folder, options.processes)):
@@ -79,13 +81,31 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--layers", type=int, default=8, help="of the published 32 (default: 8)")
     made.add_argument("--processes", type=int, default=2)
-    made.add_argument("--files", default="cold,warm", help="of cold, warm (default: both)")
-    made.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
+    for name, allowed in (("--files", ("cold", "warm")), ("--cases", tuple(CASES))):
+        made.add_argument(
+            name,
+            type=partial(some_of, allowed),
+            default=allowed,
+            help=f"comma-separated, of {', '.join(allowed)} (default: all)",
+        )
     made.add_argument("--folder", help="where the weights are written for the time being")
     made.add_argument("--be", choices=CASES, help=argparse.SUPPRESS)
     made.add_argument("--weights", help=argparse.SUPPRESS)
     made.add_argument("--local_rank", help=argparse.SUPPRESS)
     return made
+
+
+def some_of(allowed: Sequence[str], text: str) -> Sequence[str]:
+    """Names that are separated by commas.
+
+    Raises:
+        argparse.ArgumentTypeError: one of them is not allowed.
+    """
+    names = text.split(",")
+    for name in names:
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(f"{name}: allowed are {', '.join(allowed)}")
+    return names
 
 
 def write_weights(folder: Path, layers: int) -> int:
