@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import boto3
 import pytest
@@ -17,13 +16,7 @@ from tests.services.ceph import CephGateway, install_ceph
 from tests.services.fault_proxy import FaultProxy
 from tests.services.s3_places import Server, direct_client
 from tests.services.slurm import SlurmCluster, install_slurm
-
-
-def unavailable(reason: str) -> NoReturn:
-    """Skip what needs a service; fail where leaving it out must not pass for success."""
-    if os.environ.get("CI") or os.environ.get("PRS_MED_REQUIRE_SERVICES") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+from tests.unavailable import unavailable
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.distributed.launcher import ROOT
-from tests.services.conftest import unavailable
 from tests.services.packages import install
+from tests.unavailable import unavailable
 
 pytestmark = pytest.mark.timeout(5400)
 

@@ -25,8 +25,8 @@ from tests.distributed.live_run import (
     wait_for_the_end_of,
 )
 from tests.ports import free_port
-from tests.services.conftest import unavailable
 from tests.services.packages import install
+from tests.unavailable import unavailable
 
 pytestmark = pytest.mark.distributed
 

@@ -30,6 +30,8 @@ ELSEWHERE = {
     "launching.md torchrun *": "tests/services/test_hostfile.py",
     "launching.md export TORCH_*": "tests/services/test_hostfile.py",
     "performance.md python benchmarks/*": "measures for minutes what is measured once",
+    "performance.md pip install *": "would change the environment that all tests run in; "
+    "tests/kernels installs Liger apart from it",
     "* make demo": "tests/distributed/test_demo.py runs it; it takes minutes",
     "* make setup*": "every test runs in what it makes",
     "* source .venv/bin/activate": "every test runs in this environment",

@@ -27,8 +27,8 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStre
 
 from tests.services import ceph as ceph_module
 from tests.services.ceph import CephError, CephGateway, install_ceph
-from tests.services.conftest import unavailable
 from tests.services.fault_proxy import Fault, FaultProxy, Request
+from tests.unavailable import unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 MEGABYTE = 1 << 20

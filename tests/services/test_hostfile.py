@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import ranks, start, wait_for_lines
-from tests.services.conftest import unavailable
 from tests.services.machines import INTERFACE, NAMES, Machine, Machines, install_machines
+from tests.unavailable import unavailable
 
 pytestmark = pytest.mark.distributed
 

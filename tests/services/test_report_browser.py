@@ -16,7 +16,7 @@ from prs_med.report.evaluation_report import write_evaluation_report
 from prs_med.report.page import html_page
 from prs_med.report.training_report import write_training_report
 from tests.services.chromium import Chromium, install_chromium
-from tests.services.conftest import unavailable
+from tests.unavailable import unavailable
 from tests.unit.report_data import Pictures, evaluation_row, evaluation_rows, metrics_of
 
 DESKTOP, PHONE = 1280, 390

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -167,11 +167,20 @@ def test_wrong_versions_are_found(tmp_path: Path) -> None:
     assert found["packages"].detail == "1 are as required"
 
 
-@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="Liger is installed")
-def test_kernels_that_are_not_installed_are_found(tmp_path: Path) -> None:
+def test_whether_kernels_that_are_asked_for_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = dict.fromkeys(("flash-attn", "liger-kernel"), "1.2.3")
+
+    def version(name: str) -> str:
+        if name in installed:
+            return installed[name]
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
     assert "liger-kernel" not in {each.what for each in check_software(Settings())}
-    found = {f.what: f for f in check_software(Settings(use_liger_kernel=True))}
-    assert found["liger-kernel"].verdict is Verdict.FAIL
+    for verdict in (Verdict.PASS, Verdict.FAIL):
+        found = {f.what: f for f in check_software(Settings(use_liger_kernel=True))}
+        assert found["liger-kernel"].verdict is verdict
+        installed.clear()
     assert "prs-med[liger]" in found["liger-kernel"].fix
 
 

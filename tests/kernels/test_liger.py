@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.services.conftest import unavailable
+from tests.unavailable import unavailable
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -18,7 +20,7 @@ TRITON = "triton==3.9.0"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with Liger and Triton, which are not part of the environment for CPUs."""
     folder = tmp_path_factory.mktemp("liger")
     pins = (ROOT / "benchmarks" / "requirements-gpu.txt").read_text(encoding="utf-8").splitlines()
@@ -35,7 +37,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if done.returncode:
         unavailable(f"Liger and Triton cannot be installed: {done.stderr[-500:]}")
-    return folder
+    yield folder
+    # A gigabyte, which pytest would keep for three more runs.
+    shutil.rmtree(folder)
 
 
 def test_it_computes_what_is_computed_without(installed: Path) -> None:
