@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from prs_med.quiet import quieten
@@ -104,7 +107,8 @@ def _build(data: Path, dataset: str) -> list[str]:
 def _train(output: Path, dataset: str, options: argparse.Namespace) -> list[str]:
     launcher, batch = _split_of_the_batch()
     return [
-        *("deepspeed", "--log_level", "error", *launcher, "launch/train.py"),
+        *("deepspeed", "--log_level", "error", *launcher),
+        *("--master_port", str(_free_port()), "launch/train.py"),
         *("--deepspeed", "ds_configs/zero2.json"),
         *("--data", dataset),
         *("--vlm_path", str(output / "weights" / "llava_med")),
@@ -115,6 +119,18 @@ def _train(output: Path, dataset: str, options: argparse.Namespace) -> list[str]
         *batch,
         *(part for name, value in TRAINING.items() for part in (f"--{name}", str(value))),
     ]
+
+
+def _free_port() -> int:
+    """DeepSpeed's own is the same for all: a demo would fail beside another, or beside a training.
+
+    Drawn, as it is in use only seconds later, from below those that Linux gives to clients.
+    """
+    for port in random.sample(range(15_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit("error: no TCP port is free on this machine")
 
 
 def _evaluate(output: Path, dataset: str) -> list[str]:

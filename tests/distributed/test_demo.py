@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import demo
 from tests.distributed.launcher import ROOT
 
 pytestmark = pytest.mark.distributed
@@ -35,6 +37,14 @@ def test_the_first_steps_of_the_demo(tmp_path: Path) -> None:
     assert metrics["all"]["samples"] == 100
     assert (tmp_path / "demo" / "evaluation" / "report.html").exists()
     assert list((tmp_path / "demo" / "run" / "checkpoints").glob("step-*"))
+
+
+def test_demos_beside_each_other_do_not_meet(tmp_path: Path) -> None:
+    options = argparse.Namespace(s3=None, steps=0)
+    commands = [demo._train(tmp_path, "dataset", options) for _ in range(2)]
+    ports = {command[command.index("--master_port") + 1] for command in commands}
+    assert len(ports) == 2
+    assert "29500" not in ports
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
