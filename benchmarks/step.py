@@ -7,8 +7,9 @@
 
 Every recipe computes forward pass, losses, backward pass and optimizer step of the same batch with
 the same weights, in sequences of 676 tokens. In each round all take one step each, in an order that
-rotates. A time is the median over the rounds, a ratio the median of the rounds' ratios. A recipe
-that fails, as where memory does not suffice, has its error in its row.
+rotates. On a GPU the host only queues them, as in training, and reads the times after the round. A
+time is the median over the rounds, a ratio the median of the rounds' ratios. A recipe that fails,
+as where memory does not suffice, has its error in its row.
 
 The small model has the published one's structure, and its language model 90 % of the FLOPs; on a
 CPU it computes in fp32 on one core. Weights are random. The optimizer is PyTorch's AdamW at a
@@ -59,8 +60,9 @@ from prs_med.train.throughput import peak_bf16_flops
 
 BASELINE = "two_pass"
 ON_GPU_ALONE = (
-    "tf32", "liger", "liger_bf16", "compiled_lm", "compiled_lm_bf16", "compiled", "all",
-    "all_checkpointing", "nf4", "nf4_all", "nf4_all_checkpointing", "all_shared",
+    "tf32", "channels_first_fast", "liger", "fast", "compiled_lm", "compiled_lm_bf16",
+    "compiled", "fast_compiled", "all", "all_checkpointing", "nf4", "nf4_all",
+    "nf4_all_checkpointing", "by_image_fast", "shared_prefix_fast", "all_shared",
 )  # fmt: skip
 """Without an effect on a CPU, or after minutes of compiling for it alone."""
 

@@ -38,8 +38,6 @@ class Clock:
     def start(self) -> None:
         """A step begins."""
         self._marks = []
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
         self.mark("")
 
     def mark(self, name: str) -> None:

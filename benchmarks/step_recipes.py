@@ -104,8 +104,8 @@ class Recipe:
     encoder_checkpointing: bool = False
     compiled: tuple[str, ...] = ()
     """Regions, as in --compile_regions."""
-    channels_last: bool = False
-    """Of the segmentation encoder's weights."""
+    channels_first: bool = False
+    """In memory, in the segmentation encoder."""
     segmentation_precision: str = "fp32"
     """As in --segmentation_precision."""
     nf4: bool = False
@@ -127,11 +127,17 @@ class Recipe:
 
 EVERYTHING = Recipe(
     compiled=("encoder", "decoder", "language_model"),
-    channels_last=True,
     segmentation_precision="bf16",
 )
+FAST = Recipe(liger=True, segmentation_precision="bf16")
 RECIPES = {
-    "two_pass": Recipe(two_pass, square_window=True, separate_norms=True, attention_weights=True),
+    "two_pass": Recipe(
+        two_pass,
+        square_window=True,
+        separate_norms=True,
+        attention_weights=True,
+        channels_first=True,
+    ),
     "ours": Recipe(),
     "square_window": Recipe(square_window=True),
     "separate_norms": Recipe(separate_norms=True),
@@ -142,12 +148,14 @@ RECIPES = {
     "both": Recipe(gradient_checkpointing=True, encoder_checkpointing=True),
     "tf32": Recipe(segmentation_precision="tf32"),
     "segmentation_bf16": Recipe(segmentation_precision="bf16"),
-    "channels_last": Recipe(channels_last=True),
+    "channels_first": Recipe(channels_first=True),
+    "channels_first_fast": replace(FAST, channels_first=True),
     "liger": Recipe(liger=True),
     "compiled_lm": Recipe(compiled=("language_model",)),
-    "liger_bf16": Recipe(liger=True, segmentation_precision="bf16"),
+    "fast": FAST,
     "compiled_lm_bf16": Recipe(compiled=("language_model",), segmentation_precision="bf16"),
     "compiled": Recipe(compiled=EVERYTHING.compiled),
+    "fast_compiled": replace(FAST, compiled=("encoder", "decoder")),
     "all": EVERYTHING,
     "all_checkpointing": replace(
         EVERYTHING, gradient_checkpointing=True, encoder_checkpointing=True
@@ -159,14 +167,17 @@ RECIPES = {
     ),
     "by_image": Recipe(questions=3),
     "shared_prefix": Recipe(questions=3, shares=True),
+    "by_image_fast": replace(FAST, questions=3),
+    "shared_prefix_fast": replace(FAST, questions=3, shares=True),
     "all_shared": replace(EVERYTHING, questions=3, shares=True),
 }
 """By name. The older recipe computes an image again for each question, so it is the baseline of
 those with 3 questions about each image, too."""
 SAME_COUNTS = (
-    "square_window", "unfused_adamw", "tf32", "segmentation_bf16",
-    "channels_last", "liger", "liger_bf16", "compiled_lm", "compiled_lm_bf16", "compiled", "all",
-    "all_checkpointing", "nf4", "nf4_all", "nf4_all_checkpointing", "all_shared",
+    "square_window", "unfused_adamw", "tf32", "segmentation_bf16", "channels_first",
+    "channels_first_fast", "liger", "fast", "compiled_lm", "compiled_lm_bf16", "compiled",
+    "fast_compiled", "all", "all_checkpointing", "nf4", "nf4_all",
+    "nf4_all_checkpointing", "by_image_fast", "shared_prefix_fast", "all_shared",
 )  # fmt: skip
 """Those that compute the same operations as others, in another way."""
 OTHER_ARITHMETIC = ("tf32", "segmentation_bf16")
@@ -188,8 +199,8 @@ class Variant:
             branch.recompute_encoder()
         if recipe.segmentation_precision == "bf16":
             branch.compute_in_bf16()
-        if recipe.channels_last:
-            branch.image_encoder.to(memory_format=torch.channels_last)
+        if recipe.channels_first:
+            branch.image_encoder.memory_format = torch.contiguous_format
         compile_regions(self.model.mllm, branch, recipe.compiled)
         # Of the shared layers only while this recipe runs.
         self._compiled = [layer._compiled_call_impl for layer in self._layers]

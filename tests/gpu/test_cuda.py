@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.liger import liger_kernels
 from prs_med.batch import Batch
+from prs_med.config import COMPILED_REGIONS
 from prs_med.model.compiled import compile_regions
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
@@ -128,7 +129,7 @@ def test_compiled_regions_train_alike(small, load_4bit: bool) -> None:
     ]
     with full_fp32():
         expected = [gradients(model, batch) for batch in batches]
-        compile_regions(model.mllm, model.segmentation, ("encoder", "decoder", "language_model"))
+        compile_regions(model.mllm, model.segmentation, COMPILED_REGIONS)
         for batch, each in zip(batches, expected, strict=True):
             assert_alike(gradients(model, batch), each, 0.1 if load_4bit else 1e-3)
 

@@ -62,7 +62,7 @@ def train(models: ModelSource, name: str) -> Trained:
         ("attention_weights", "ours"),
         ("ours", "gradient_checkpointing"),
         ("ours", "encoder_checkpointing"),
-        ("ours", "channels_last"),
+        ("ours", "channels_first"),
         ("by_image", "shared_prefix"),
     ],
 )

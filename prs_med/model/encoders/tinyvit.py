@@ -189,13 +189,13 @@ class TinyVitBlock(nn.Module):
         side = self.window
         # The zeros that fill up the last windows take part in the attention: the published
         # weights were trained so.
-        padded = F.pad(x, (0, -width % side, 0, -height % side))
-        rows, columns = padded.shape[2] // side, padded.shape[3] // side
-        windows = padded.view(batch, channels, rows, side, columns, side)
-        windows = windows.permute(0, 2, 4, 3, 5, 1).reshape(-1, side * side, channels)
-        mixed = self.attn(windows).view(batch, rows, columns, side, side, channels)
-        whole = mixed.permute(0, 5, 1, 3, 2, 4).reshape(padded.shape)
-        return whole[:, :, :height, :width]
+        last = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, -width % side, 0, -height % side))
+        rows, columns = last.shape[1] // side, last.shape[2] // side
+        windows = last.view(batch, rows, side, columns, side, channels).transpose(2, 3)
+        mixed = self.attn(windows.reshape(-1, side * side, channels))
+        mixed = mixed.view(batch, rows, columns, side, side, channels).transpose(2, 3)
+        whole = mixed.reshape(last.shape)
+        return whole[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class Stage(nn.Module):
@@ -247,6 +247,9 @@ class TinyVit(nn.Module):
 
     pixel_mean = (0.485, 0.456, 0.406)
     pixel_std = (0.229, 0.224, 0.225)
+    memory_format = torch.channels_last
+    """Of feature maps: the attention's tokens and the 1 x 1 convolutions have channels last anyway,
+    and would otherwise turn each map around and back."""
 
     def __init__(self, config: TinyVitConfig | None = None) -> None:
         super().__init__()
@@ -272,7 +275,7 @@ class TinyVit(nn.Module):
             raise ValueError(
                 f"image of {height} x {width} pixels: both sides must be multiples of {STRIDE}"
             )
-        x = self.patch_embed(image)
+        x = self.patch_embed(image.contiguous(memory_format=self.memory_format))
         for stage in self.layers:
             x = stage(x)
         return self.neck(x)
