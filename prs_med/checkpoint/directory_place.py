@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -64,8 +65,18 @@ class DirectoryPlace:
         """See :class:`prs_med.checkpoint.place.Place`; it is there already."""
 
     def report(self, name: CheckpointName, rank: int, text: bytes) -> None:
-        """See :class:`prs_med.checkpoint.place.Place`."""
-        self.store.write(f"{_DRAFT}{name}/{_REPORT}{rank:05d}", text)
+        """See :class:`prs_med.checkpoint.place.Place`.
+
+        The draft is neither made nor brought to disk here: process 0 may end the save as soon as
+        the note has its name, and the draft is gone then. :meth:`commit` brings it to disk.
+        """
+        note = self._draft(name) / f"{_REPORT}{rank:05d}"
+        unfinished = note.with_name(f"{UNFINISHED}{rank:05d}")
+        try:
+            unfinished.write_bytes(text)
+            os.replace(unfinished, note)
+        except OSError as error:
+            raise StorageError(f"{note}: {error.strerror}") from error
 
     def reports(self, name: CheckpointName) -> dict[int, bytes]:
         """See :class:`prs_med.checkpoint.place.Place`."""

@@ -65,6 +65,9 @@ class Saver:
         self._committed = committed
         self._shard_bytes = shard_bytes
         self._report_seconds = report_seconds
+        self._saves = 0
+        """So many so far, the same on every process: tells the notes of one from those that a
+        failed one of the same name has left."""
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
 
@@ -77,6 +80,7 @@ class Saver:
         """Start to save; every process calls this with the same name."""
         assert not self.busy, "one save at a time"
         self._outcome = None
+        self._saves += 1
         self._thread = threading.Thread(
             target=self._work, args=(name, snapshot), name="checkpoint", daemon=True
         )
@@ -116,8 +120,13 @@ class Saver:
             else:
                 files.append(written)
                 self._place.publish(name, written)
-        note = {"shards": [asdict(s) for s in shards], "files": [asdict(f) for f in files]}
-        self._place.report(name, self._rank, json.dumps(note).encode())
+        self._report(
+            name, {"shards": [asdict(s) for s in shards], "files": [asdict(f) for f in files]}
+        )
+
+    def _report(self, name: CheckpointName, note: dict[str, Any]) -> None:
+        text = json.dumps({"save": self._saves, **note})
+        self._place.report(name, self._rank, text.encode())
 
     def _commit(self, name: CheckpointName, snapshot: Snapshot) -> None:
         notes = self._wait_for_all(name)
@@ -146,7 +155,8 @@ class Saver:
     def _wait_for_all(self, name: CheckpointName) -> list[dict[str, Any]]:
         deadline = time.monotonic() + self._report_seconds
         while True:
-            found = {rank: json.loads(text) for rank, text in self._place.reports(name).items()}
+            notes = {rank: json.loads(text) for rank, text in self._place.reports(name).items()}
+            found = {rank: note for rank, note in notes.items() if note["save"] == self._saves}
             for rank, note in found.items():
                 if "error" in note:
                     raise RuntimeError(f"process {rank} could not write its part: {note['error']}")
@@ -168,7 +178,7 @@ class Saver:
             self._place.discard(name)
             return
         try:
-            self._place.report(name, self._rank, json.dumps({"error": error}).encode())
+            self._report(name, {"error": error})
         except OSError as failure:
             _logger.error(
                 "checkpoint %s: %s, and that cannot be reported: %s", name, error, failure

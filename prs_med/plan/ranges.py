@@ -63,5 +63,5 @@ Other encoders were not measured."""
 
 WORST = Efficiency(compute=0.4, memory=0.55, segmentation=0.45, network=0.5, launch=35e-6)
 """Small shapes that fill the GPU unevenly, strided access, shared PCIe switches, and hooks of
-DeepSpeed and PEFT around every layer. One H200's host, a virtual machine, took 170 to 220 ms for the
-6,000 operations of a step with one image."""
+DeepSpeed and PEFT around every layer. One H200's host, a virtual machine, took 170 to 220 ms for
+the 6,000 operations of a step with one image."""

@@ -20,6 +20,7 @@ from prs_med.checkpoint.preflight import check_disk, check_store
 from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.saver import Outcome, Saver
 from prs_med.checkpoint.snapshot import Snapshot
+from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
 from tests.crash.cutting import zero2
 from tests.unit.checkpoint_states import State, load, snapshots
@@ -189,6 +190,46 @@ def test_a_process_that_never_reports_is_named(
     patient = savers(place, world=3)
     assert not save_all(patient, 2, parts)[0].error
     check_saved(place, [2])
+
+
+def test_the_first_process_may_end_the_save_as_soon_as_the_last_note_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    both, parts = savers(place), snapshots(STATE, CUTS)
+    give_name = os.replace
+
+    def and_be_slow_then(unfinished: object, final: object) -> None:
+        give_name(unfinished, final)
+        if str(final).endswith(".report-00001"):
+            both[0].wait()
+
+    monkeypatch.setattr(os, "replace", and_be_slow_then)
+    monkeypatch.setattr(DirectoryStore._replace, "__defaults__", (and_be_slow_then,))
+    assert [outcome.error for outcome in save_all(both, 1, parts)] == ["", ""]
+    check_saved(place, [1])
+    assert drafts(tmp_path) == []
+
+
+def test_a_note_for_a_save_that_has_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    with pytest.raises(StorageError, match=r"/\.draft-.*/\.report-00001: No such file"):
+        place.report(CheckpointName(1, 1), 1, b"{}")
+    assert drafts(tmp_path) == []
+
+
+def test_a_note_of_a_failed_save_is_not_taken_for_one_of_the_next(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    both, parts = savers(place, report_seconds=0.3), snapshots(STATE, CUTS)
+    for saver, part in zip(both, parts, strict=True):  # one after the other, which is too late
+        saver.save(CheckpointName(1, 1), part)
+        saver.wait()
+    assert list(place.reports(CheckpointName(1, 1))) == [1]
+    both[0].save(CheckpointName(1, 1), parts[0])
+    alone = both[0].wait()
+    assert alone is not None
+    assert "no word from process 1" in alone.error
+    assert place.checkpoints() == []
 
 
 def test_a_checkpoint_that_is_there_already_is_left_as_it_is(tmp_path: Path) -> None:
