@@ -178,7 +178,7 @@ def test_padding_changes_nothing(
         masks.reverse()
     padded = decoder(features, torch.cat(parts, 1), torch.cat(masks, 1), (8, 8))
     plain = decoder(features, prompt, mask, (8, 8))
-    torch.testing.assert_close(padded, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded, plain, atol=1e-4, rtol=1e-4)
     padded.sum().backward()
     assert all(p.grad.isfinite().all() for p in decoder.parameters() if p.grad is not None)
 
