@@ -19,7 +19,7 @@ quieten()
 from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
 from prs_med.model.tiny_encoders import write_tinysam  # noqa: E402
 from prs_med.model.tiny_llava import write_llava_med  # noqa: E402
-from tests.scheduling import WholeFiles  # noqa: E402
+from tests.scheduling import WholeFiles, longest_first  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def sample_data() -> Path:
     if not folder:
         pytest.skip("PRS_MED_SAMPLE_DATA does not name the folder with real sample data")
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In which order tests are run."""
+    longest_first(items)
 
 
 @pytest.hookimpl(optionalhook=True)

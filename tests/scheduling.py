@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 _SERVICES = "tests/services"
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Those that need a service take one process half an hour: begun last, they would keep one
+    process busy for long after the other has done everything else."""
+    items.sort(key=lambda item: not item.nodeid.startswith(f"{_SERVICES}/"))
 
 
 class WholeFiles(LoadScopeScheduling):
