@@ -204,6 +204,7 @@ def test_the_first_process_may_end_the_save_as_soon_as_the_last_note_is_there(
         if str(final).endswith(".report-00001"):
             both[0].wait()
 
+    # Whichever of the two gives the note its name.
     monkeypatch.setattr(os, "replace", and_be_slow_then)
     monkeypatch.setattr(DirectoryStore._replace, "__defaults__", (and_be_slow_then,))
     assert [outcome.error for outcome in save_all(both, 1, parts)] == ["", ""]
