@@ -169,7 +169,8 @@ def test_errors_show_no_secret(
         "AWS_ENDPOINT_URL", f"http://someone:{quote(PASSWORD, safe='')}@127.0.0.1:{free_port()}"
     )
     with pytest.raises(StorageError) as failure:
-        S3Store(f"s3://{bucket}/data", patience=1).read("dataset.json")
+        # Long enough for a second attempt on a busy machine: making a client may take a second.
+        S3Store(f"s3://{bucket}/data", patience=8).read("dataset.json")
     unreachable = f"{failure.value}\n{caplog.text}".encode()
     assert b"trying again" in unreachable
     assert unreachable.count(b"://***@127.0.0.1") > 1, "in the error and in the log"
