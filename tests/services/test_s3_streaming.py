@@ -119,7 +119,8 @@ def test_a_build_onto_s3_that_was_killed_goes_on(root: Path, bucket: str, tmp_pa
     store = open_store(uri)
     command = [
         *(sys.executable, "launch/data.py", "build", "--data_root", str(root), "--output", uri),
-        *("--row_group_mb", "0.05", "--shard_mb", "0.2"),
+        # So many shards that a late kill still comes before the last.
+        *("--row_group_mb", "0.01", "--shard_mb", "0.02"),
     ]
     for shards in (1, 3):
         running = subprocess.Popen(command, cwd=ROOT, stdout=-3, stderr=-3)
