@@ -29,28 +29,27 @@ pytestmark = pytest.mark.distributed
 
 STEPS = 3
 GLOBAL_BATCH = 4
-ALONE = ("1x4", "1x2")
-"""Variants with one image in a micro-batch. Its features differ from those in a batch of four by
-2e-6 of their size. Where that moves an activation across a ReLU's edge, all gradients behind it
-change, and Adam makes up to 1e-5 of it in a weight; others compute the same features.
-
-That this is the cause was seen in plain PyTorch, by recording what each ReLU is given: on one CPU,
-with the encoder's convolutions and norms apart, one of 16,384 values in the second step and 67 in
-the third changed sign, and weights ended 1.1e-5 apart; with the two as one, none did, and they
-ended 4e-7 apart. On another CPU it is the other way round: which value is at an edge is chance."""
 EMA_DECAY = 0.2
 WITHOUT_GRADIENT = ("conv1.bias", "conv2.bias", "in_proj_bias", "qkv.bias", "k_proj.bias")
 """A normalisation or a softmax behind them takes away what (a part of) these biases add: their true
 gradient is zero, what is computed is rounding, and Adam makes full steps of it."""
-VARIANTS = [
-    "1proc_2x2",
-    "1proc_1x4",
-    "1proc_zero3",
-    "2proc_zero2",
-    "2proc_zero2_1x2",
-    "2proc_zero3",
-    "2proc_zero3_1x2",
-]
+VARIANTS = {
+    "1proc_4x1": 4,
+    "1proc_2x2": 2,
+    "1proc_1x4": 1,
+    "1proc_zero3": 4,
+    "2proc_zero2": 2,
+    "2proc_zero2_1x2": 1,
+    "2proc_zero3": 2,
+    "2proc_zero3_1x2": 1,
+}
+"""And how many images their micro-batches have.
+
+Each is compared with plain PyTorch that takes as many at once. In a batch of another size, and with
+another number of threads, a CPU's convolutions round otherwise: features differ by 2e-6 of their
+size. Recording what each ReLU of the decoder is given showed that on one CPU, in the first step,
+one of 16,384 values was 1e-7 or -4e-8 by that; gradients behind it then differ by 1e-3. Which value
+is at an edge, and in which step, is another on each CPU."""
 
 
 def arguments(small, stage: int, batch_size: int, accumulation: int, *more: str) -> list[str]:
@@ -83,7 +82,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every variant, trained once; a folder each."""
     root = tmp_path_factory.mktemp("equality")
     one = [
-        Job(root / "1proc_4x1", arguments(small, 2, 4, 1)),
+        Job(root / "1proc_4x1", arguments(small, 2, 4, 1), keep_gradients=True),
         Job(root / "1proc_2x2", arguments(small, 2, 2, 2), keep_gradients=True),
         Job(root / "1proc_1x4", arguments(small, 2, 1, 4), keep_gradients=True),
         Job(root / "1proc_zero3", arguments(small, 3, 4, 1), keep_gradients=True),
@@ -105,22 +104,15 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_parameters_after_three_steps_are_equal(runs: Path, variant: str) -> None:
-    reference, other = weights(runs / "1proc_4x1"), weights(runs / variant)
-    assert reference.keys() == other.keys()
-    # Adam divides by the gradient's own size, so rounding in a gradient near zero may move a
-    # weight anywhere within the learning rate (1e-3) per step, but only few of them.
-    for name in reference:
-        if name.endswith(WITHOUT_GRADIENT):
-            continue
-        difference = (other[name].float() - reference[name].float()).abs()
-        assert difference.max() < STEPS * 1e-3, name
-        assert difference.mean() < mean_difference(variant), name
-    for name in ("loss", "grad_norm", "val_dice", "val_loss_seg", "val_loss_txt"):
+def test_losses_are_equal_whatever_the_micro_batch(runs: Path, variant: str) -> None:
+    assert weights(runs / variant).keys() == weights(runs / "1proc_4x1").keys()
+    for name in ("loss", "val_loss_seg", "val_loss_txt"):
         expected = metrics(runs / "1proc_4x1", name)
-        # Dice counts pixels, of which some lie at the threshold.
-        share = 1e-2 if name == "val_dice" and variant.endswith(ALONE) else 2e-3
-        assert metrics(runs / variant, name) == pytest.approx(expected, rel=share, abs=1e-5), name
+        assert metrics(runs / variant, name) == pytest.approx(expected, rel=2e-3), name
+    # Dice counts pixels, of which some lie at the threshold.
+    alike = next(run for run, size in VARIANTS.items() if size == VARIANTS[variant])
+    expected = metrics(runs / alike, "val_dice")
+    assert metrics(runs / variant, "val_dice") == pytest.approx(expected, rel=2e-3)
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,17 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def reference(small) -> Reference:
+def references(small) -> dict[int, Reference]:
+    """By the number of images in a micro-batch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in each process of a run
+    try:
+        return {size: train_plainly(small, size) for size in set(VARIANTS.values())}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_plainly(small, micro_batch: int) -> Reference:
     settings = parse_training_settings(arguments(small, 2, GLOBAL_BATCH, 1), "")
     layout = read_layout(settings.vlm_path)
     splits = split_records(read_records(settings).records, settings.val_fraction, settings.seed)
@@ -165,16 +167,18 @@ def reference(small) -> Reference:
     norms, losses = [], []
     averages = {name: parameter.detach().clone() for name, parameter in trained.items()}
     for step in range(STEPS):
-        batch = Collator(0, "question")(
-            [samples[step * GLOBAL_BATCH + i] for i in range(GLOBAL_BATCH)]
-        )
-        loss = loss_terms(forward(mllm, branch, batch), batch, settings).total(settings, 0, batch)
         optimizer.zero_grad()
-        loss.backward()
+        step_loss = 0.0
+        for first in range(step * GLOBAL_BATCH, (step + 1) * GLOBAL_BATCH, micro_batch):
+            batch = Collator(0, "question")([samples[first + i] for i in range(micro_batch)])
+            terms = loss_terms(forward(mllm, branch, batch), batch, settings)
+            loss = terms.total(settings, 0, batch) * micro_batch / GLOBAL_BATCH
+            loss.backward()
+            step_loss += loss.item()
         gradients = gradients or {name: p.grad.clone() for name, p in trained.items()}
         # One norm over both sides.
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 0.5)))
-        losses.append(loss.item())
+        losses.append(step_loss)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_factor(
                 step, STEPS, settings.warmup_ratio, settings.min_lr_ratio
@@ -192,12 +196,12 @@ def reference(small) -> Reference:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_equal_those_of_plain_pytorch(
-    runs: Path, reference: Reference, variant: str
+    runs: Path, references: dict[int, Reference], variant: str
 ) -> None:
     """Of every parameter on both sides: engines that feed each other have scaled them wrongly
     under gradient accumulation, which Adam hides in the weights."""
     found = load_file(runs / variant / "gradients.safetensors")
-    true = reference.first_gradients
+    true = references[VARIANTS[variant]].first_gradients
     assert found.keys() == true.keys()
     scale = torch.stack([gradient.norm() for gradient in true.values()]).norm()
     for name, expected in true.items():
@@ -206,24 +210,22 @@ def test_gradients_equal_those_of_plain_pytorch(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_steps_equal_those_of_plain_pytorch(runs: Path, reference: Reference, variant: str) -> None:
+def test_steps_equal_those_of_plain_pytorch(
+    runs: Path, references: dict[int, Reference], variant: str
+) -> None:
     """Clipping by one norm over both engines, schedule, weight decay and Adam included."""
+    reference = references[VARIANTS[variant]]
     assert metrics(runs / variant, "loss") == pytest.approx(reference.losses, rel=1e-3)
     assert metrics(runs / variant, "grad_norm") == pytest.approx(reference.norms, rel=2e-3)
     assert min(reference.norms) > 0.5  # so every step was clipped
     assert_saved(runs / variant, reference.weights)
 
 
-@pytest.mark.parametrize("variant", ["1proc_average", "2proc_average"])
+@pytest.mark.parametrize(("variant", "micro_batch"), [("1proc_average", 4), ("2proc_average", 2)])
 def test_averages_equal_those_of_plain_pytorch(
-    runs: Path, reference: Reference, variant: str
+    runs: Path, references: dict[int, Reference], variant: str, micro_batch: int
 ) -> None:
-    assert_saved(runs / variant, reference.averages)
-
-
-def mean_difference(variant: str) -> float:
-    """Of a weight, on average, after steps that can move it by 3e-3."""
-    return 3e-5 if variant.endswith(ALONE) else 1e-5
+    assert_saved(runs / variant, references[micro_batch].averages)
 
 
 def assert_saved(run: Path, expected: dict[str, torch.Tensor]) -> None:
@@ -234,7 +236,9 @@ def assert_saved(run: Path, expected: dict[str, torch.Tensor]) -> None:
         key = rest if side == "segmentation" else rest.removeprefix("model.")
         key = key.replace(".default.weight", ".weight").replace("modules_to_save.default.", "")
         if not key.endswith(WITHOUT_GRADIENT):
-            assert (saved[key] - value).abs().mean() < mean_difference(run.name), name
+            # Steps can move a weight by 3e-3. Adam divides by the gradient's own size, so rounding
+            # in a gradient near zero may make any part of that, but of few weights.
+            assert (saved[key] - value).abs().mean() < 1e-5, name
             compared += 1
     assert compared > 100
 
