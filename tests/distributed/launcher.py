@@ -40,7 +40,7 @@ class Job:
     """The run must fail; where its message goes."""
 
 
-def launch(program: list[str], processes: int, timeout: int = 900) -> subprocess.CompletedProcess:
+def launch(program: list[str], processes: int, timeout: int = 800) -> subprocess.CompletedProcess:
     """Run a program under the ``deepspeed`` launcher, as users do: on GPUs, or on a CPU without."""
     if 0 < torch.cuda.device_count() < processes:
         pytest.skip(f"needs {processes} GPUs, or a machine without any")
