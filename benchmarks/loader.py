@@ -28,29 +28,23 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import io
 import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-BATCH = 32
-CORES = 2
-"""And decoding workers, where batches are measured."""
-LOADERS = ("prs_med", "datasets", "webdataset", "mosaicml-streaming", "litdata")
+from benchmarks.loader_formats import write_all
+from benchmarks.loader_readers import BATCH, BATCHES, CORES, READERS
+
+LOADERS = tuple(READERS)
 MEASUREMENTS = ("speed", "reading", "resume", "batches")
 
 
@@ -71,6 +65,10 @@ def main() -> None:
     )
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    for name, allowed in (("loaders", LOADERS), ("only", MEASUREMENTS)):
+        unknown = set(getattr(arguments, name).split(",")) - set(allowed)
+        if unknown:
+            parser.error(f"--{name} {','.join(sorted(unknown))}: choose from {','.join(allowed)}")
     output = Path(arguments.output).resolve()
     if arguments.measure:
         loader, place, what = arguments.measure
@@ -83,11 +81,8 @@ def main() -> None:
     places = ["disk", *(["s3"] if arguments.s3 else [])]
     wanted = [
         (place, what)
-        for place, what in (
-            *itertools.product(places, ("speed", "reading", "resume")),
-            ("disk", "batches"),
-        )
-        if what in only
+        for place, what in itertools.product(places, MEASUREMENTS)
+        if what in only and (place, what) != ("s3", "batches")
     ]
     results: dict[str, list[float]] = {}
     for number in range(arguments.rounds):
@@ -223,388 +218,6 @@ def encoded_size(image: bytes, mask: bytes) -> int:
     """Touch an image and its mask without decoding them."""
     return len(image) + len(mask)
 
-
-# Writing.
-
-
-def write_all(output: Path, arguments: argparse.Namespace) -> None:
-    """Make the images, and each format of them once."""
-    from prs_med.data.phantoms import write_phantoms
-
-    done = output / "written.json"
-    wanted = {"images": arguments.images, "size": arguments.size}
-    if not done.exists() or json.loads(done.read_text(encoding="utf-8")) != wanted:
-        shutil.rmtree(output, ignore_errors=True)
-        root = output / "images"
-        write_phantoms(root, {"train": arguments.images}, arguments.size, 0, show_progress=True)
-        samples = list(sources(root))
-        write_parquet(root, output / "parquet")
-        write_tar(samples, output / "tar")
-        write_mds(samples, output / "mds")
-        write_litdata(samples, output / "litdata")
-        done.write_text(json.dumps(wanted), encoding="utf-8")
-    if arguments.s3:
-        for name in ("parquet", "tar", "mds", "litdata"):
-            upload(output / name, f"{arguments.s3}/{name}")
-
-
-def sources(root: Path) -> Iterator[tuple[bytes, bytes, str]]:
-    """Image, mask and question of each sample."""
-    from prs_med.data.sources import read_annotations
-
-    for record in read_annotations(root, None, "error").records:
-        yield record.image_path.read_bytes(), record.mask_path.read_bytes(), record.question
-
-
-def write_parquet(root: Path, folder: Path) -> None:
-    """Ours, which ``datasets`` reads too; as 'launch/data.py build' does by default."""
-    from prs_med.data.dataset.build import Layout, build
-    from prs_med.data.sources import read_annotations
-    from prs_med.data.split import split_records
-    from prs_med.storage.location import open_store
-
-    build(
-        split_records(read_annotations(root, None, "error").records, 0.0, 0),
-        root,
-        open_store(str(folder)),
-        Layout(row_group_bytes=4 << 20, shard_bytes=128 << 20, shuffle=True, seed=0),
-        held_out="",
-        skip_bad_rows=False,
-        allow_duplicates=False,
-        workers=2,
-        show_progress=True,
-    )
-
-
-def write_tar(samples: list[tuple[bytes, bytes, str]], folder: Path) -> None:
-    """webdataset: 250 samples a file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, len(samples), 250):
-        with tarfile.open(folder / f"{first // 250:05d}.tar", "w") as tar:
-            for number, sample in enumerate(samples[first : first + 250], first):
-                parts = zip(("image.png", "mask.png", "txt"), sample, strict=True)
-                for extension, content in parts:
-                    data = content.encode() if isinstance(content, str) else content
-                    entry = tarfile.TarInfo(f"{number:08d}.{extension}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-
-
-def write_mds(samples: list[tuple[bytes, bytes, str]], folder: Path) -> None:
-    """mosaicml-streaming."""
-    from streaming import MDSWriter
-
-    columns = {"image": "bytes", "mask": "bytes", "text": "str"}
-    with MDSWriter(out=str(folder), columns=columns, size_limit=1 << 24) as writer:
-        for image, mask, text in samples:
-            writer.write({"image": image, "mask": mask, "text": text})
-
-
-def write_litdata(samples: list[tuple[bytes, bytes, str]], folder: Path) -> None:
-    """litdata, its chunk writer alone: ``optimize`` starts processes that need more set-up."""
-    from litdata.streaming.cache import Cache
-
-    folder.mkdir(parents=True, exist_ok=True)
-    cache = Cache(str(folder), chunk_bytes=1 << 24)
-    for number, (image, mask, text) in enumerate(samples):
-        cache[number] = {"image": image, "mask": mask, "text": text}
-    cache.done()
-    cache.merge()
-
-
-def upload(folder: Path, uri: str) -> None:
-    """Put a folder on S3, readable for all."""
-    import boto3
-
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    client = boto3.client("s3")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
-            client.upload_file(str(path), bucket, key, ExtraArgs={"ACL": "public-read"})
-
-
-# Reading: each takes the source, a scratch folder, the number of images and the position to start
-# at, prepares what a run would have saved at that position, and gives the function that is timed:
-# it opens the data and gives samples (image, mask, text).
-
-Sample = tuple[bytes, bytes, str]
-Start = Callable[[], Iterator[Sample]]
-
-
-def units_of_prs_med(source: str, at: int) -> Any:
-    from prs_med.data.dataset.index import read_index
-    from prs_med.data.order import Rank
-    from prs_med.data.stream.row_group_source import RowGroupSource
-    from prs_med.data.stream.training_stream import TrainingStream
-    from prs_med.storage.location import open_store
-
-    store = open_store(f"{source}/parquet")
-    opened = read_index(store)
-    stream = TrainingStream(
-        opened, RowGroupSource(store, opened.split("train")), seed=0, global_batch=BATCH,
-        shuffle_window=128, unit="question",
-    )  # fmt: skip
-    return stream.units_of(Rank(0, 1), at // BATCH, memory=1 << 30)
-
-
-def sample_of_prs_med(unit: Any) -> Sample:
-    target = unit.stored.targets[0]
-    return unit.stored.image, target.mask, target.question
-
-
-def read_prs_med(source: str, scratch: Path, images: int, at: int) -> Start:
-    import prs_med.data.stream.training_stream
-    import prs_med.storage.location  # noqa: F401
-
-    return lambda: map(sample_of_prs_med, units_of_prs_med(source, at))
-
-
-def open_datasets(source: str) -> Any:
-    from datasets import Image, List, load_dataset
-
-    remote = source.startswith("s3://")
-    loaded = load_dataset(
-        "parquet",
-        data_files=f"{source}/parquet/data/train-*.parquet",
-        split="train",
-        streaming=True,
-        storage_options={"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")} if remote else None,
-    )
-    # Encoded, as from the other loaders.
-    features = loaded.features
-    features["image"] = Image(decode=False)
-    features["targets"] = List({**features["targets"].feature, "mask": Image(decode=False)})
-    return loaded.cast(features).shuffle(seed=0, buffer_size=100)
-
-
-def sample_of_datasets(row: Any) -> Sample:
-    target = row["targets"][0]
-    return row["image"]["bytes"], target["mask"]["bytes"], target["question"]
-
-
-def read_datasets(source: str, scratch: Path, images: int, at: int) -> Start:
-    import datasets  # noqa: F401
-
-    state = {}
-    if at:
-        dataset = open_datasets(source)
-        for _ in itertools.islice(dataset, at):
-            pass
-        state = dataset.state_dict()
-
-    def start() -> Iterator[Sample]:
-        dataset = open_datasets(source)
-        if at:
-            dataset.load_state_dict(state)
-        return map(sample_of_datasets, dataset)
-
-    return start
-
-
-def open_webdataset(source: str, images: int) -> Any:
-    import webdataset
-
-    count = -(-images // 250)
-    base = f"{source}/tar"
-    if source.startswith("s3://"):
-        base = f"{os.environ['AWS_ENDPOINT_URL']}/{source.removeprefix('s3://')}/tar"
-    urls = f"{base}/{{00000..{count - 1:05d}}}.tar"
-    return webdataset.WebDataset(urls, shardshuffle=100, seed=0).shuffle(1000)
-
-
-def sample_of_webdataset(entry: Any) -> Sample:
-    return entry["image.png"], entry["mask.png"], entry["txt"].decode()
-
-
-def read_webdataset(source: str, scratch: Path, images: int, at: int) -> Start:
-    import webdataset  # noqa: F401
-
-    def start() -> Iterator[Sample]:
-        return map(
-            sample_of_webdataset, itertools.islice(open_webdataset(source, images), at, None)
-        )
-
-    return start
-
-
-def open_mosaic(source: str, scratch: Path) -> Any:
-    from streaming import StreamingDataset
-
-    remote = source.startswith("s3://")
-    os.environ["S3_ENDPOINT_URL"] = os.environ.get("AWS_ENDPOINT_URL", "")
-    return StreamingDataset(
-        remote=f"{source}/mds" if remote else None,
-        local=str(scratch / "mds") if remote else f"{source}/mds",
-        shuffle=True,
-        shuffle_seed=0,
-        batch_size=BATCH,
-    )
-
-
-def sample_of_row(row: Any) -> Sample:
-    return row["image"], row["mask"], row["text"]
-
-
-def read_mosaic(source: str, scratch: Path, images: int, at: int) -> Start:
-    import streaming  # noqa: F401
-
-    def start() -> Iterator[Sample]:
-        dataset = open_mosaic(source, scratch)
-        if at:
-            dataset.load_state_dict(dataset.state_dict(at, True))
-        return map(sample_of_row, dataset)
-
-    return start
-
-
-def open_litdata(source: str, scratch: Path) -> Any:
-    from litdata import StreamingDataset
-    from litdata.streaming import downloader
-
-    remote = source.startswith("s3://")
-    # It has no setting for a server without TLS.
-    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
-    return StreamingDataset(
-        f"{source}/litdata",
-        cache_dir=str(scratch / "chunks") if remote else None,
-        shuffle=True,
-        seed=0,
-        storage_options={"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")} if remote else {},
-    )
-
-
-def read_litdata(source: str, scratch: Path, images: int, at: int) -> Start:
-    from litdata import StreamingDataLoader
-
-    def opened() -> Any:
-        dataset = open_litdata(source, scratch)
-        return StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0, collate_fn=list)
-
-    state = None
-    if at:
-        loader = opened()
-        for _ in itertools.islice(loader, at // BATCH):
-            pass
-        state = loader.state_dict()
-        del loader
-        shutil.rmtree(scratch / "chunks", ignore_errors=True)
-
-    def start() -> Iterator[Sample]:
-        loader = opened()
-        if at:
-            loader.load_state_dict(state)
-        return map(sample_of_row, itertools.chain.from_iterable(loader))
-
-    return start
-
-
-READERS: dict[str, Callable[[str, Path, int, int], Start]] = {
-    "prs_med": read_prs_med,
-    "datasets": read_datasets,
-    "webdataset": read_webdataset,
-    "mosaicml-streaming": read_mosaic,
-    "litdata": read_litdata,
-}
-
-
-# Batches: each takes the source, a scratch folder and the number of images, and gives the function
-# that is timed: it opens the data and gives batches without end.
-
-StartBatches = Callable[[], Iterator[dict[str, Any]]]
-
-
-def tensors(image: bytes, mask: bytes, text: str) -> dict[str, Any]:
-    """A decoded sample, the same work for all loaders."""
-    import numpy as np
-    import torch
-
-    from prs_med.data.images import decode_image, decode_mask
-
-    return {
-        "image": torch.from_numpy(np.array(decode_image(image, "image"))),
-        "mask": torch.from_numpy(decode_mask(mask, "mask")),
-        "text": text,
-    }
-
-
-def batches_of_prs_med(source: str, scratch: Path, images: int) -> StartBatches:
-    from torch.utils.data import default_collate
-
-    from prs_med.data.stream.streamed_data import batches_ahead
-
-    def start() -> Iterator[dict[str, Any]]:
-        return batches_ahead(
-            units_of_prs_med(source, 0),
-            lambda unit: [tensors(*sample_of_prs_med(unit))],
-            default_collate,
-            BATCH,
-            CORES,
-        )
-
-    return start
-
-
-def collated(sample_of: Callable[[Any], Sample], rows: list[Any]) -> dict[str, Any]:
-    """A batch of what a loader gives; called in its workers."""
-    from torch.utils.data import default_collate
-
-    return default_collate([tensors(*sample_of(row)) for row in rows])
-
-
-def in_workers(
-    loader: Any, open_dataset: Callable[[], Any], sample_of: Callable[[Any], Sample]
-) -> StartBatches:
-    """Batches from the workers of torch's DataLoader, or of a class like it."""
-
-    def start() -> Iterator[dict[str, Any]]:
-        batches = loader(
-            open_dataset(),
-            batch_size=BATCH,
-            num_workers=CORES,
-            collate_fn=partial(collated, sample_of),
-            persistent_workers=True,
-        )
-        while True:
-            yield from batches
-
-    return start
-
-
-def batches_of_datasets(source: str, scratch: Path, images: int) -> StartBatches:
-    import datasets  # noqa: F401
-    from torch.utils.data import DataLoader
-
-    return in_workers(DataLoader, lambda: open_datasets(source), sample_of_datasets)
-
-
-def batches_of_webdataset(source: str, scratch: Path, images: int) -> StartBatches:
-    import webdataset
-
-    return in_workers(
-        webdataset.WebLoader, lambda: open_webdataset(source, images), sample_of_webdataset
-    )
-
-
-def batches_of_mosaic(source: str, scratch: Path, images: int) -> StartBatches:
-    from streaming import StreamingDataLoader
-
-    return in_workers(StreamingDataLoader, lambda: open_mosaic(source, scratch), sample_of_row)
-
-
-def batches_of_litdata(source: str, scratch: Path, images: int) -> StartBatches:
-    from litdata import StreamingDataLoader
-
-    return in_workers(StreamingDataLoader, lambda: open_litdata(source, scratch), sample_of_row)
-
-
-BATCHES: dict[str, Callable[[str, Path, int], StartBatches]] = {
-    "prs_med": batches_of_prs_med,
-    "datasets": batches_of_datasets,
-    "webdataset": batches_of_webdataset,
-    "mosaicml-streaming": batches_of_mosaic,
-    "litdata": batches_of_litdata,
-}
 
 if __name__ == "__main__":
     main()
