@@ -40,10 +40,13 @@ def test_gradients_are_as_before(small, changes: dict[str, Any]) -> None:
 
 
 def test_training_is_as_before_under_both_stages(small, tmp_path: Path) -> None:
+    # Without the mask's loss, which the test above has: in its decoder's ReLUs rounding of 1e-7 may
+    # change a gradient by 1e-3. Like this, all three steps agreed to 1.3e-7.
+    text_alone = ("--lambda_seg", "0", "--cls_loss_weight", "0")
     jobs = [
         Job(
             tmp_path / f"zero{stage}{name}",
-            arguments(small, stage, 2, 1, "--gradient_checkpointing", *more),
+            arguments(small, stage, 2, 1, "--gradient_checkpointing", *text_alone, *more),
         )
         # Liger stays in the process: the runs without it come first.
         for name, more in (("", ()), ("_liger", ("--use_liger_kernel",)))
@@ -54,7 +57,6 @@ def test_training_is_as_before_under_both_stages(small, tmp_path: Path) -> None:
         for name in ("loss", "loss_txt", "grad_norm_mllm"):
             expected = metrics(tmp_path / f"zero{stage}", name)
             assert len(expected) == STEPS
-            # Adam makes full steps of rounding in gradients near zero: 1.1e-4 on one CPU.
             assert metrics(tmp_path / f"zero{stage}_liger", name) == pytest.approx(
-                expected, rel=1e-3
+                expected, rel=1e-5
             )
