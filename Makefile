@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# More than cores: some wait for Slurm, S3 and other machines most of the time (tests/scheduling.py).
+TEST_PROCESSES ?= 5
 
 .PHONY: help setup demo test test-crash test-docker lint audit clean
 
@@ -35,15 +37,15 @@ lint: $(READY)
 	$(BIN)/hadolint docker/Dockerfile
 
 test: lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
 
 test-crash: $(READY)
 	PRS_MED_CRASHES=all PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -s \
-		tests/crash tests/services/test_s3_crashes.py
+		tests/crash tests/services/s3/test_s3_crashes.py
 
 test-docker: $(READY)
 	PRS_MED_BUILD_IMAGE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest \
-		tests/services/test_docker_image.py
+		tests/services/system/test_docker_image.py
 
 audit: $(READY)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r constraints.txt

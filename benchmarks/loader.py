@@ -98,7 +98,7 @@ def main() -> None:
 
 def start_ceph(arguments: argparse.Namespace) -> None:
     """Start a gateway on all cores but the first, and point the environment to it."""
-    from tests.services.ceph import CephGateway
+    from tests.services.s3.ceph import CephGateway
 
     os.sched_setaffinity(0, os.sched_getaffinity(0) - {0})
     gateway = CephGateway(Path(tempfile.mkdtemp(prefix="ceph-"))).start()

@@ -19,7 +19,9 @@ quieten()
 from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
 from prs_med.model.tiny_encoders import write_tinysam  # noqa: E402
 from prs_med.model.tiny_llava import write_llava_med  # noqa: E402
-from tests.scheduling import WholeFiles, longest_first  # noqa: E402
+from tests.cost import Cost  # noqa: E402
+from tests.patience import patience  # noqa: E402
+from tests.scheduling import Lanes, longest_first  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,19 @@ def sample_data() -> Path:
     return Path(folder)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What the process does that reports: in a test process of xdist, it is there already."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Cost())
+    config.option.timeout = patience(config.option.timeout or float(config.getini("timeout")))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In which order tests are run."""
     longest_first(items)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
     """Which of several test processes runs what."""
-    return WholeFiles(config, log)
+    return Lanes(config, log)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.patience import patience
 from tests.ports import free_port
+from tests.programs import ROOT, environment, launchers
 
-ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 800
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,26 @@ class Job:
     """The run must fail; where its message goes."""
 
 
-def launch(program: list[str], processes: int, timeout: int = 800) -> subprocess.CompletedProcess:
-    """Run a program under the ``deepspeed`` launcher, as users do: on GPUs, or on a CPU without."""
+def launch(program: list[str], processes: int, afresh: bool = False) -> subprocess.CompletedProcess:
+    """Run a program under the ``deepspeed`` launcher, as users do: on GPUs, or on a CPU without.
+
+    Args:
+        afresh: with interpreters that start from nothing; see ``tests.fork_server``.
+    """
     if 0 < torch.cuda.device_count() < processes:
         pytest.skip(f"needs {processes} GPUs, or a machine without any")
     command = [
-        *(sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"),
+        *(launchers(afresh) / "deepspeed", "--log_level", "error"),
         *("--num_gpus", str(processes), "--master_port", str(free_port())),
         *program,
     ]
     return subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=patience(LIMIT_S),
         check=False,
     )
 

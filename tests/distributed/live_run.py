@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
-from tests.distributed.launcher import ROOT
+from tests.fork_server.programs import process_of
+from tests.patience import patience
 from tests.ports import free_port
+from tests.programs import ROOT, environment, launchers
 
 GO_ON_LATER = 75
 """Exit status of a run that was asked to end."""
 
-_BIN = Path(sys.executable).parent
-_LAUNCHERS = {
-    "python": [sys.executable],
-    "torchrun": [str(_BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "PORT"],
-    "deepspeed": [
-        *(str(_BIN / "deepspeed"), "--log_level", "error"),
-        *("--num_gpus", "2", "--master_port", "PORT"),
-    ],
+_OPTIONS = {
+    "python": [],
+    "torchrun": ["--nproc_per_node", "2", "--master_port", "PORT"],
+    "deepspeed": ["--log_level", "error", "--num_gpus", "2", "--master_port", "PORT"],
 }
 
 
@@ -36,13 +32,19 @@ def program(small, save_dir: Path, *more: str) -> list[str]:
     ]
 
 
-def start(small, launcher: str, save_dir: Path, *more: str) -> subprocess.Popen[str]:
-    """Start a run, or go on with it."""
-    prefix = [part if part != "PORT" else str(free_port()) for part in _LAUNCHERS[launcher]]
+def start(
+    small, launcher: str, save_dir: Path, *more: str, afresh: bool = False
+) -> subprocess.Popen[str]:
+    """Start a run, or go on with it.
+
+    Args:
+        afresh: with interpreters that start from nothing; see ``tests.fork_server``.
+    """
+    options = [part if part != "PORT" else str(free_port()) for part in _OPTIONS[launcher]]
     return subprocess.Popen(
-        [*prefix, *program(small, save_dir, *more)],
+        [str(launchers(afresh) / launcher), *options, *program(small, save_dir, *more)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,7 +59,7 @@ def lines(save_dir: Path) -> int:
 
 def wait_for_lines(process: subprocess.Popen[str], save_dir: Path, count: int) -> None:
     """Until the metrics of the run have so many lines."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + patience(200)
     while lines(save_dir) < count:
         assert process.poll() is None, process.stdout.read()[-3000:]
         assert time.monotonic() < deadline, "training does not go on"
@@ -68,10 +70,11 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
     """Processes below the launcher, or the process itself, that run the training program."""
     found, todo = [], [process.pid]
     while todo:
-        parent = todo.pop()
+        started = todo.pop()
+        parent = process_of(started)
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
             todo += map(int, task.read_text().split())
-        command = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+        command = Path(f"/proc/{started}/cmdline").read_bytes().split(b"\0")
         if b"launch/train.py" in command and not {b"-m", b"--num_gpus", b"--nproc_per_node"} & {
             *command
         }:
@@ -81,7 +84,7 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
 
 def wait_for_the_end_of(processes: list[int]) -> None:
     """Until none of them is left."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + patience(100)
     while any(Path(f"/proc/{process}").exists() for process in processes):
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.1)

@@ -6,18 +6,17 @@ short. The hub id of LLaVA-Med becomes the folder of a small model.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from prs_med.model.tiny_encoders import write_sam_med2d
 from tests.conftest import Small
-from tests.distributed.launcher import ROOT
+from tests.patience import patience
 from tests.ports import free_port
+from tests.programs import ROOT, environment, launchers
 from tests.unit.released_layout import write_released
 
 TASKS = {
@@ -72,7 +71,7 @@ def _words_of(command: str, small: Small) -> list[str]:
         words[1:1] = ["--master_port", str(free_port()), "--log_level", "error"]
     if words[0] == "torchrun":
         words[1:1] = ["--master_port", str(free_port())]
-    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    return [str(launchers() / words[0]), *words[1:]]
 
 
 def run_command(command: str, small: Small, workplace: Path) -> None:
@@ -80,10 +79,10 @@ def run_command(command: str, small: Small, workplace: Path) -> None:
     done = subprocess.run(
         _words_of(command, small),
         cwd=workplace,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=patience(400),
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,8 @@ from prs_med.data.order import Rank
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.data.stream.training_stream import TrainingStream
 from prs_med.storage.location import open_store
+from tests.patience import patience
+from tests.programs import kill, launchers
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOBAL_BATCH = 12
@@ -28,12 +29,13 @@ def killed_runs(uri: str, folder: Path, worlds: list[int], seed: int) -> list[li
     """
     rng = random.Random(seed)
     committed: list[list[object]] = []
+    python = launchers() / "python"
     for world in worlds:
         first = len(committed) // GLOBAL_BATCH
         running = [
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tests.distributed.stream_consumer"),
+                    *(python, "-m", "tests.distributed.stream_consumer"),
                     *(uri, str(folder), str(rank), str(world), str(GLOBAL_BATCH)),
                 ],
                 cwd=ROOT,
@@ -43,17 +45,15 @@ def killed_runs(uri: str, folder: Path, worlds: list[int], seed: int) -> list[li
             for rank in range(world)
         ]
         logs = [folder / f"{rank}of{world}from{first}.jsonl" for rank in range(world)]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + patience(120)
         while not all(log.exists() and log.stat().st_size for log in logs):
             for process in running:
                 assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 0.15))
+        kill(*running)
         for process in running:
-            process.kill()
-        for process in running:
-            process.wait()
             process.stderr.close()
         parts = [complete_lines(log) for log in logs]
         for together in zip(*parts, strict=False):

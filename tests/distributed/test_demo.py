@@ -6,28 +6,20 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from launch import demo
-from tests.distributed.launcher import ROOT
+from tests.programs import launchers, run
 
 pytestmark = pytest.mark.distributed
 
 
 def run_demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run it for two steps, in ``output``."""
-    return subprocess.run(
-        [sys.executable, "launch/demo.py", "--output_dir", str(output), "--steps", "2", *options],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    arguments = ("--output_dir", output, "--steps", "2", *options)
+    return run("demo", *arguments, PATH=f"{launchers()}:{os.environ['PATH']}")
 
 
 def test_the_first_steps_of_the_demo(tmp_path: Path) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +21,8 @@ from prs_med.export.trained_folder import export_trained
 from prs_med.model.errors import CheckpointError
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
-from tests.distributed.launcher import ROOT, Job, run_jobs
+from tests.distributed.launcher import Job, run_jobs
+from tests.programs import succeed
 from tests.unit.assembled import read_inputs
 
 pytestmark = pytest.mark.distributed
@@ -135,34 +133,20 @@ def test_a_merged_model_computes_the_same(small, runs: Path, kind: str, tmp_path
         assert value == pytest.approx(expected[name], rel=tolerance), name
 
 
-def program(name: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, f"launch/{name}.py", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_the_programs(small, runs: Path, tmp_path: Path) -> None:
     """Exported in every form, and evaluated from each: the same answers and masks."""
     run = runs / "zero2"
     checkpoint = run / "checkpoints" / "step-00000003-01"
-    assert "step        3 of 3" in program("export", "inspect", run)
-    assert program("export", "verify", run, "--all").count("whole") == 2
-    program("export", "trained", run, "--output_dir", tmp_path / "trained")
+    assert "step        3 of 3" in succeed("export", "inspect", run)
+    assert succeed("export", "verify", run, "--all").count("whole") == 2
+    succeed("export", "trained", run, "--output_dir", tmp_path / "trained")
     assert_equal_folders(run / "final", tmp_path / "trained")
-    program(
+    succeed(
         *("export", "merged", checkpoint, "--output_dir", tmp_path / "merged", "--dtype", "fp32")
     )
-    program("export", "export-released", checkpoint, "--output_dir", tmp_path / "released")
+    succeed("export", "export-released", checkpoint, "--output_dir", tmp_path / "released")
     modalities = json.loads((run / "final" / "model.json").read_text())["modalities"]
-    program(
+    succeed(
         *("export", "import-released", tmp_path / "released", "--vlm_path", small.llava_med),
         *("--modalities", ",".join(modalities), "--output_dir", tmp_path / "back"),
     )
@@ -172,7 +156,7 @@ def test_the_programs(small, runs: Path, tmp_path: Path) -> None:
     for name in ("final", "checkpoint", "run", "merged"):
         weights = {"final": run / "final", "checkpoint": checkpoint, "run": run}
         output = tmp_path / f"evaluated_{name}"
-        program(
+        succeed(
             *("eval", "--checkpoint", weights.get(name, tmp_path / name)),
             *("--data_root", small.data, "--output_dir", output, "--max_new_tokens", 12),
         )

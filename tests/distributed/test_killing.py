@@ -15,6 +15,7 @@ import pytest
 from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.reader import CheckpointReader
 from tests.distributed.live_run import ranks, start, wait_for_lines, wait_for_the_end_of
+from tests.patience import patience
 
 pytestmark = pytest.mark.distributed
 
@@ -47,7 +48,7 @@ def losses(run: Path) -> list[tuple[int, float, float]]:
 def test_killed_again_and_again_it_ends_as_if_undisturbed(small, tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     process = start(small, "deepspeed", undisturbed, *SETTINGS)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
     place = DirectoryPlace(killed / "checkpoints")
     reached = 0
@@ -56,7 +57,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(small, tmp_path: Path)
         wait_for_lines(process, killed, step)
         left = ranks(process)
         kill(process)
-        process.communicate(timeout=200)
+        process.communicate(timeout=patience(200))
         wait_for_the_end_of(left)
         names = place.checkpoints()
         for name in names:
@@ -65,7 +66,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(small, tmp_path: Path)
         assert names[-1].step >= reached
         reached = names[-1].step
     process = start(small, "deepspeed", killed, *SETTINGS)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
     assert losses(killed) == losses(undisturbed)
     final = place.checkpoints()[-1]

@@ -1,5 +1,5 @@
 """Every command that docs/moving.md gives, run as it stands there; those that need S3 are run by
-``tests/services/test_moving_to_s3.py``."""
+``tests/services/s3/test_moving_to_s3.py``."""
 
 from __future__ import annotations
 

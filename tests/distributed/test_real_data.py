@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from prs_med.model.tiny_encoders import write_tinysam
 from prs_med.model.tiny_llava import write_llava_med
-from tests.distributed.launcher import ROOT, launch
+from tests.distributed.launcher import launch
+from tests.programs import succeed
 
 pytestmark = pytest.mark.distributed
 
@@ -40,17 +39,10 @@ def test_train_and_evaluate(sample_data: Path, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "run" / "final" / "model.json").read_text())
     assert "lung_CT" in about["modalities"]
 
-    evaluated = subprocess.run(
-        [
-            *(sys.executable, "launch/eval.py", "--checkpoint", str(tmp_path / "run" / "final")),
-            *("--data_root", str(sample_data / "real"), "--split", "test"),
-            *("--output_dir", str(tmp_path / "evaluation"), "--max_new_tokens", "8"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    succeed(
+        *("eval", "--checkpoint", tmp_path / "run" / "final"),
+        *("--data_root", sample_data / "real", "--split", "test"),
+        *("--output_dir", tmp_path / "evaluation", "--max_new_tokens", "8"),
     )
-    assert evaluated.returncode == 0, evaluated.stderr
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert metrics["all"]["samples"] == 2

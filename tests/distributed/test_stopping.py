@@ -18,6 +18,7 @@ from tests.distributed.live_run import (
     wait_for_lines,
     wait_for_the_end_of,
 )
+from tests.patience import patience
 
 pytestmark = pytest.mark.distributed
 
@@ -35,6 +36,9 @@ ASKED_BY: dict[str, tuple[str, Callable[[subprocess.Popen[str], Path], None]]] =
     "deepspeed-killed": ("the end of its launcher", lambda p, d: kill_launcher(p)),
 }
 
+AFRESH = ("torchrun-SIGUSR1", "deepspeed-killed")
+"""Where it counts who a process's parent is, or how a launcher passes on what it is sent."""
+
 
 def kill_launcher(process: subprocess.Popen[str]) -> None:
     """The launcher of this machine dies at once; its processes stay."""
@@ -45,13 +49,13 @@ def kill_launcher(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("case", ASKED_BY)
 def test_it_saves_and_can_go_on(small, tmp_path: Path, case: str) -> None:
     launcher = case.partition("-")[0]
-    process = start(small, launcher, tmp_path, "--max_steps", "100000")
+    process = start(small, launcher, tmp_path, "--max_steps", "100000", afresh=case in AFRESH)
     try:
         wait_for_lines(process, tmp_path, 1)
         left = ranks(process)
         reason, ask = ASKED_BY[case]
         ask(process, tmp_path)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=patience(200))
         # Processes whose launcher died end after it.
         wait_for_the_end_of(left)
     finally:

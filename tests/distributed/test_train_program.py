@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from prs_med.settings_io import load_settings
-from tests.distributed.launcher import ROOT
+from tests.programs import ROOT, refused, run, succeed
 
 pytestmark = pytest.mark.distributed
 
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
     """One process, without the launcher."""
-    return subprocess.run(
-        [sys.executable, "launch/train.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
+    return run("train", *arguments)
 
 
 def quick(small, save_dir: Path, *more: str) -> list[str]:
@@ -38,15 +28,6 @@ def quick(small, save_dir: Path, *more: str) -> list[str]:
         *("--batch_size", "2", "--max_steps", "2", "--log_every", "1", "--image_size", "64"),
         *("--num_workers", "0", *more),
     ]
-
-
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    for part in parts:
-        assert part in lines[0]
 
 
 def test_help_teaches() -> None:
@@ -61,12 +42,12 @@ def test_kernels_for_a_gpu_are_asked_for_without_one(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = train(*quick(small, tmp_path / "run", "--use_liger_kernel"))
-    assert_one_clear_line(done, "--use_liger_kernel: Liger", "drop it")
+    refused(done, "--use_liger_kernel: Liger", "drop it")
 
 
 def test_wrong_settings_end_in_one_line() -> None:
-    assert_one_clear_line(train("--batch_size", "0"), "--batch_size 0", "positive")
-    assert_one_clear_line(train("--data_root", "x"), "--vlm_path is required")
+    refused(train("--batch_size", "0"), "--batch_size 0", "positive")
+    refused(train("--data_root", "x"), "--vlm_path is required")
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +68,14 @@ def broken_data(small, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_truncated_image_stops_before_training(small, broken_data, tmp_path: Path) -> None:
     root, row = broken_data
     done = train(*quick(small, tmp_path / "run"), "--data_root", str(root))
-    assert_one_clear_line(done, row)
+    refused(done, row)
 
 
 def test_truncated_image_is_named_when_met_in_a_worker(small, broken_data, tmp_path: Path) -> None:
     root, row = broken_data
     more = ["--verify_files", "false", "--num_workers", "1", "--max_steps", "30"]
     done = train(*quick(small, tmp_path / "run"), "--data_root", str(root), *more)
-    assert_one_clear_line(done, row)
+    refused(done, row)
 
 
 def test_bad_rows_are_skipped_counted_and_listed_on_request(
@@ -114,15 +95,7 @@ def streamed(small, data: str, save_dir: Path) -> list[str]:
 
 
 def test_a_damaged_dataset_stops_training_with_its_place(small, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "launch/data.py", "build", "--data_root", str(small.data)),
-            *("--output", str(tmp_path / "set")),
-        ],
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0
+    succeed("data", "build", "--data_root", small.data, "--output", tmp_path / "set")
     (shard,) = (tmp_path / "set" / "data").glob("train-*.parquet")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -130,14 +103,14 @@ def test_a_damaged_dataset_stops_training_with_its_place(small, tmp_path: Path) 
     # An image is read, and compared with its checksum, when its turn comes: within an epoch.
     steps = ["--max_steps", "12"]
     done = train(*streamed(small, str(tmp_path / "set"), tmp_path / "run"), *steps)
-    assert_one_clear_line(done, shard.name, "row group 0, row", "the checksum is wrong")
+    refused(done, shard.name, "row group 0, row", "the checksum is wrong")
 
 
 def test_a_dataset_that_is_not_there_ends_in_one_line(small, tmp_path: Path) -> None:
     done = train(*streamed(small, str(tmp_path / "none"), tmp_path / "a"))
-    assert_one_clear_line(done, "none/dataset.json: no such file")
+    refused(done, "none/dataset.json: no such file")
     done = train(*streamed(small, "gs://bucket/set", tmp_path / "b"))
-    assert_one_clear_line(done, "gs:// is not known here")
+    refused(done, "gs:// is not known here")
 
 
 @pytest.fixture(scope="module")
@@ -203,4 +176,4 @@ def test_monitors_get_the_numbers(finished) -> None:
 def test_a_second_run_never_overwrites_the_first(small, finished) -> None:
     root, _ = finished
     done = train(*quick(small, root / "run"))
-    assert_one_clear_line(done, "already holds a run")
+    refused(done, "already holds a run")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.reader import CheckpointReader
 from tests.distributed.launcher import Job, run_jobs
+from tests.programs import launchers
 
 pytestmark = pytest.mark.distributed
 
@@ -45,7 +45,7 @@ def test_it_holds_the_same_numbers(runs: Path, tmp_path: Path, stage: int, group
     run = runs / str(stage)
     subprocess.run(
         [
-            *(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"),
+            *(launchers() / "python", "-m", "deepspeed.checkpoint.ds_to_universal"),
             *("--input_folder", str(run / "deepspeed" / group / "last")),
             *("--output_folder", str(tmp_path), "--inject_missing_state"),
         ],

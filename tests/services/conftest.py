@@ -12,10 +12,10 @@ import pytest
 from tenacity.wait import wait_random
 
 from prs_med.storage import retry
-from tests.services.ceph import CephGateway, install_ceph
-from tests.services.fault_proxy import FaultProxy
-from tests.services.s3_places import Server, direct_client
-from tests.services.slurm import SlurmCluster, install_slurm
+from tests.services.s3.ceph import CephGateway, install_ceph
+from tests.services.s3.fault_proxy import FaultProxy
+from tests.services.s3.s3_places import Server, direct_client
+from tests.services.slurm.cluster import SlurmCluster, install_slurm
 from tests.unavailable import unavailable
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -43,13 +44,21 @@ def install(packages: Sequence[str], programs: Sequence[str]) -> Installed:
             return Installed(False, f"{', '.join(packages)}: installing them needs root")
     apt = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
     apt += ["-o", "DPkg::Lock::Timeout=120", "-q"]
-    with no_services_started(as_root):
+    with _alone(), no_services_started(as_root):
         for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             if failure := _failure([*apt, *command], 600):
                 return Installed(False, f"apt-get {command[0]}: {failure}")
     if still := missing(programs):
         return Installed(False, f"the packages came without {', '.join(still)}")
     return Installed(True)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """A machine has one package manager, and several test processes may want it."""
+    with (Path(tempfile.gettempdir()) / "prs-med-packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from prs_med.checkpoint.retention import Pruner, Retention
 from prs_med.checkpoint.saver import Saver
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import StorageError
-from tests.services.fault_proxy import Fault, Request
-from tests.services.s3_places import Server, check_saved, check_whole, parts
+from tests.services.s3.fault_proxy import Fault, Request
+from tests.services.s3.s3_places import Server, check_saved, check_whole, parts
 from tests.unit.checkpoint_states import save
 
 KEEP_TWO = Retention(2, "val_dice", higher_is_better=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).parent / "uv"
 INSTALL = ["-c", "constraints.txt", "-e", ".[dev]"]
 

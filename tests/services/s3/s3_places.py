@@ -15,7 +15,7 @@ from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.s3_place import S3Place
 from prs_med.storage.s3 import S3Store
 from tests.crash.cutting import zero2, zero3
-from tests.services.fault_proxy import FaultProxy
+from tests.services.s3.fault_proxy import FaultProxy
 from tests.unit.checkpoint_states import Further, State, load, snapshots
 
 STATE = State.random({"mllm": [[30_000], [7, 11]]})

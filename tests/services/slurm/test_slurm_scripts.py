@@ -19,7 +19,8 @@ from prs_med.checkpoint.directory_place import DirectoryPlace
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import GO_ON_LATER, lines
-from tests.services.slurm import NODES, UNDER_WAY, SlurmCluster
+from tests.programs import launchers
+from tests.services.slurm.cluster import NODES, UNDER_WAY, SlurmCluster
 
 SCRIPTS = ROOT / "launch" / "slurm"
 STEPS = 30
@@ -46,7 +47,8 @@ class Submitted:
         """
         self.slurm = slurm
         self.logs = folder / "logs"
-        variables = {"LOGS": str(self.logs), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        python = str(launchers() / "python")
+        variables = {"LOGS": str(self.logs), "PYTHON": python, "OMP_NUM_THREADS": "1"}
         export = ",".join(f"{k}={v}" for k, v in {**variables, **environment}.items())
         where = ("--chdir", str(ROOT), f"--export=ALL,{export}")
         self.number: int = slurm.sbatch("", *where, *options, str(SCRIPTS / script), *program)
@@ -176,7 +178,8 @@ def test_disturbed_again_and_again_it_ends_as_if_undisturbed(
     assert "training" in quiet.log(0)
     assert (quiet.logs / f"{quiet.number}-1.log").exists()
 
-    job = submit("train.sbatch", training(small, run), two_nodes)
+    # A process that was forked by another cannot be stopped by its number.
+    job = submit("train.sbatch", training(small, run), two_nodes, PYTHON=sys.executable)
     job.wait_while_running(lambda: lines(run) >= 5, "training")
     os.kill(slurm.tasks(job.number)[1], signal.SIGKILL)
     job.start_again()

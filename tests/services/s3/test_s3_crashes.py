@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash.campaign import Campaign
 from tests.crash.processes import Processes
-from tests.services.ceph import CephGateway
+from tests.services.s3.ceph import CephGateway
 
 
 @pytest.mark.timeout(1800)

@@ -13,22 +13,22 @@ from fnmatch import fnmatchcase
 import pytest
 
 from tests.documents import Command, commands_of, documents, quoted_outputs
-from tests.services.ceph import CephGateway
-from tests.services.documented_workplace import Workplace, make_documented_workplace
+from tests.services.documents.documented_workplace import Workplace, make_documented_workplace
+from tests.services.s3.ceph import CephGateway
 
 pytestmark = pytest.mark.distributed
 
 ELSEWHERE = {
-    "moving.md": "tests/distributed/test_moving.py, tests/services/test_moving_to_s3.py",
+    "moving.md": "tests/distributed/test_moving.py, tests/services/s3/test_moving_to_s3.py",
     "exporting.md": "tests/unit/test_export_program.py",
     "docker.md docker *": "make test-docker builds the image; test_compose.py runs its commands",
-    "launching.md sbatch *": "tests/services/test_slurm_scripts.py",
-    "launching.md SWEEP=*": "tests/services/test_slurm_scripts.py",
-    "launching.md IMAGE=*": "tests/services/test_slurm_scripts.py",
-    "launching.md cat >rates.txt*": "tests/services/test_slurm_scripts.py writes such a file",
-    "* deepspeed --hostfile *": "tests/services/test_hostfile.py",
-    "launching.md torchrun *": "tests/services/test_hostfile.py",
-    "launching.md export TORCH_*": "tests/services/test_hostfile.py",
+    "launching.md sbatch *": "tests/services/slurm/test_slurm_scripts.py",
+    "launching.md SWEEP=*": "tests/services/slurm/test_slurm_scripts.py",
+    "launching.md IMAGE=*": "tests/services/slurm/test_slurm_scripts.py",
+    "launching.md cat >rates.txt*": "tests/services/slurm/test_slurm_scripts.py writes such a file",
+    "* deepspeed --hostfile *": "tests/services/machines/test_hostfile.py",
+    "launching.md torchrun *": "tests/services/machines/test_hostfile.py",
+    "launching.md export TORCH_*": "tests/services/machines/test_hostfile.py",
     "performance.md python benchmarks/*": "measures for minutes what is measured once",
     "performance.md pip install *": "would change the environment that all tests run in; "
     "tests/kernels installs Liger apart from it",

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -28,9 +27,11 @@ from prs_med.storage.store import Store
 from tests.conftest import Small
 from tests.distributed.launcher import launch
 from tests.distributed.streaming import killed_runs, uninterrupted
-from tests.services.fault_proxy import Fault, FaultProxy, Request
+from tests.programs import command as program
+from tests.programs import kill
+from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LAYOUT = Layout(row_group_bytes=50_000, shard_bytes=300_000, shuffle=True, seed=0)
 
 
@@ -118,7 +119,7 @@ def test_a_build_onto_s3_that_was_killed_goes_on(root: Path, bucket: str, tmp_pa
     uri = f"s3://{bucket}/killed"
     store = open_store(uri)
     command = [
-        *(sys.executable, "launch/data.py", "build", "--data_root", str(root), "--output", uri),
+        *program("data", "build", "--data_root", root, "--output", uri),
         # So many shards that a late kill still comes before the last.
         *("--row_group_mb", "0.01", "--shard_mb", "0.02"),
     ]
@@ -126,8 +127,7 @@ def test_a_build_onto_s3_that_was_killed_goes_on(root: Path, bucket: str, tmp_pa
         running = subprocess.Popen(command, cwd=ROOT, stdout=-3, stderr=-3)
         while len(store.names("_build/")) < shards and running.poll() is None:
             pass
-        running.kill()
-        running.wait()
+        kill(running)
     kept = store.names("_build/")
     assert kept
     assert store.size("dataset.json") is None

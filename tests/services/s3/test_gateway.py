@@ -26,11 +26,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStreamingError
 
 from tests.services import ceph as ceph_module
-from tests.services.ceph import CephError, CephGateway, install_ceph
-from tests.services.fault_proxy import Fault, FaultProxy, Request
+from tests.services.s3.ceph import CephError, CephGateway, install_ceph
+from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
 from tests.unavailable import unavailable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MEGABYTE = 1 << 20
 ONCE = Config(retries={"total_max_attempts": 1})
 PR_SET_CHILD_SUBREAPER = 36
@@ -161,7 +161,7 @@ def test_daemons_end_with_a_killed_process(tmp_path: Path) -> None:
         unavailable(installed.reason)
     program = (
         "import json, sys, time, pathlib\n"
-        "from tests.services.ceph import CephGateway\n"
+        "from tests.services.s3.ceph import CephGateway\n"
         "gateway = CephGateway(pathlib.Path(sys.argv[1])).start()\n"
         "print(json.dumps(gateway.pids), flush=True)\n"
         "time.sleep(600)\n"

@@ -11,7 +11,7 @@ from prs_med.plan.findings import Verdict
 from prs_med.plan.inputs_check import check_inputs
 from prs_med.plan.storage_check import check_clock, check_writing
 from prs_med.storage.s3 import S3Store
-from tests.services.s3_places import Server
+from tests.services.s3.s3_places import Server
 
 
 def test_a_good_server_passes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ import pytest
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import ranks, start, wait_for_lines
-from tests.services.machines import INTERFACE, NAMES, Machine, Machines, install_machines
+from tests.patience import patience
+from tests.programs import launchers
+from tests.services.machines.namespaces import INTERFACE, NAMES, Machine, Machines, install_machines
 from tests.unavailable import unavailable
 
 pytestmark = pytest.mark.distributed
@@ -45,7 +47,7 @@ def on_one_machine(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The same training in two processes of one machine."""
     run = tmp_path_factory.mktemp("one_machine") / "run"
     process = start(small, "deepspeed", run, *SETTINGS)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
     return run
 
@@ -94,7 +96,7 @@ def test_deepspeed_with_a_hostfile(
         ROOT,
         environment(DS_ENV_FILE=str(variables)),
     )
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-5000:]
     assert losses(run) == losses(on_one_machine)
     assert len(losses(run)) == STEPS
@@ -109,19 +111,20 @@ def test_torchrun_on_two_machines_goes_on_after_a_killed_process(
     (process,) = ranks(agents[1])
     os.kill(process, signal.SIGKILL)
     for agent in agents:
-        output, _ = agent.communicate(timeout=300)
+        output, _ = agent.communicate(timeout=patience(300))
         assert agent.returncode == 0, output[-5000:]
     assert losses(run) == losses(on_one_machine)
 
 
 def test_torchrun_is_told_what_its_restarts_need(small: Small, tmp_path: Path) -> None:
+    command = [launchers() / "torchrun", "--standalone", "--max_restarts", "1"]
     done = subprocess.run(
-        [*(BIN / "torchrun", "--standalone", "--max_restarts", "1"), *training(small, tmp_path)],
+        [*command, *training(small, tmp_path)],
         cwd=ROOT,
-        env={**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"},
+        env={**environment(), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=patience(200),
         check=False,
     )
     assert done.returncode != 0
@@ -137,7 +140,7 @@ def test_without_a_machine_the_other_goes_on_with_the_same_global_batch(
     same += ("--global_batch_size", "4")
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     process = start(small, "deepspeed", undisturbed, *SETTINGS, *same)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
 
     program = training(small, run, *same, "--hang_timeout", "10")
@@ -145,7 +148,7 @@ def test_without_a_machine_the_other_goes_on_with_the_same_global_batch(
     agents = [torchrun(machine, "1:2", program) for machine in (first, second)]
     wait_for_lines(agents[0], run, STEPS // 2)
     second.kill()
-    output, _ = agents[0].communicate(timeout=300)
+    output, _ = agents[0].communicate(timeout=patience(300))
     assert agents[0].returncode == 0, output[-5000:]
     assert "rank 1 gives no sign" in output
     expected, found = losses(undisturbed), losses(run)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,7 +23,9 @@ from tests.distributed.live_run import (
     wait_for_lines,
     wait_for_the_end_of,
 )
+from tests.patience import patience
 from tests.ports import free_port
+from tests.programs import launchers
 from tests.services.packages import install
 from tests.unavailable import unavailable
 
@@ -39,14 +40,14 @@ def tini() -> str:
     return "tini"
 
 
-def start(tini: str, arguments: list[str]) -> subprocess.Popen[str]:
+def start(tini: str, arguments: list[str], afresh: bool = True) -> subprocess.Popen[str]:
     """What the image starts for ``train``; -s is for an init that is not process 1."""
     return subprocess.Popen(
         [tini, "-s", "--", str(ROOT / "docker" / "entrypoint.sh"), "train", *arguments],
         cwd=ROOT,
         env={
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{launchers(afresh)}:{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
             "PRS_MED_PROCESSES": "2",
             "PRS_MED_PORT": str(free_port()),
@@ -68,14 +69,14 @@ def test_asked_to_end_it_saves_and_says_so(small, tini: str, tmp_path: Path, run
             assert len(left) == 2
         else:
             # Python reads its libraries and takes no signals yet.
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + patience(60)
             while len(left := ranks(process)) < 2:
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             assert not lines(tmp_path)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=patience(200))
         wait_for_the_end_of(left)
     finally:
         process.kill()
@@ -84,9 +85,9 @@ def test_asked_to_end_it_saves_and_says_so(small, tini: str, tmp_path: Path, run
 
 
 def test_the_status_of_a_run_is_that_of_the_container(small, tini: str, tmp_path: Path) -> None:
-    done = start(tini, program(small, tmp_path, "--max_steps", "1")[1:])
-    output, _ = done.communicate(timeout=200)
+    done = start(tini, program(small, tmp_path, "--max_steps", "1")[1:], afresh=False)
+    output, _ = done.communicate(timeout=patience(200))
     assert done.returncode == 0, output[-3000:]
-    wrong = start(tini, ["--deepspeed", "ds_configs/no_such_file.json"])
-    output, _ = wrong.communicate(timeout=200)
+    wrong = start(tini, ["--deepspeed", "ds_configs/no_such_file.json"], afresh=False)
+    output, _ = wrong.communicate(timeout=patience(200))
     assert wrong.returncode == 2, output[-3000:]

@@ -17,8 +17,8 @@ from prs_med.checkpoint.mirror import Mirror
 from prs_med.checkpoint.retention import Pruner, Retention
 from prs_med.checkpoint.s3_place import S3Place
 from prs_med.storage import s3
-from tests.services.fault_proxy import Fault, Request
-from tests.services.s3_places import Server, check_saved, check_whole, parts
+from tests.services.s3.fault_proxy import Fault, Request
+from tests.services.s3.s3_places import Server, check_saved, check_whole, parts
 from tests.unit.checkpoint_states import save
 
 LONG = 120.0

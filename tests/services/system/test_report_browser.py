@@ -15,7 +15,7 @@ from prs_med.report.content import Note, Page, Section
 from prs_med.report.evaluation_report import write_evaluation_report
 from prs_med.report.page import html_page
 from prs_med.report.training_report import write_training_report
-from tests.services.chromium import Chromium, install_chromium
+from tests.services.system.chromium import Chromium, install_chromium
 from tests.unavailable import unavailable
 from tests.unit.report_data import Pictures, evaluation_row, evaluation_rows, metrics_of
 

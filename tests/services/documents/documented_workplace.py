@@ -20,7 +20,9 @@ import numpy as np
 from tests.conftest import Small
 from tests.distributed.moving import make_workplace
 from tests.documents import ROOT, yaml_block
+from tests.patience import patience
 from tests.ports import free_port
+from tests.programs import launchers
 from tests.unit.scan_files import nifti
 
 LLAVA_MED = "microsoft/llava-med-v1.5-mistral-7b"
@@ -55,7 +57,7 @@ class Workplace:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=patience(TIMEOUT_S),
             check=False,
         )
         assert done.returncode == 0, (
@@ -102,7 +104,7 @@ def make_documented_workplace(root: Path, small: Small, s3: dict[str, str]) -> W
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{launchers()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     return Workplace(root, environment)
 

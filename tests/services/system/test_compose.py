@@ -15,7 +15,7 @@ import yaml
 from prs_med.checkpoint.open_place import open_place
 from prs_med.storage.location import open_store
 from tests.distributed.launcher import ROOT
-from tests.services.ceph import CephGateway
+from tests.services.s3.ceph import CephGateway
 
 pytestmark = pytest.mark.distributed
 

@@ -25,7 +25,8 @@ from tests.distributed.live_run import (
     program,
     wait_for_the_end_of,
 )
-from tests.services.slurm import SlurmCluster, SlurmError
+from tests.programs import launchers
+from tests.services.slurm.cluster import SlurmCluster, SlurmError
 
 SAVE_OFTEN = ("--max_steps", "100000", "--log_every", "1", "--save_every_steps", "4")
 
@@ -37,9 +38,16 @@ def no_job_left(slurm: SlurmCluster) -> Iterator[None]:
     slurm.cancel_all()
 
 
-def batch_script(small: Small, save_dir: Path, *more: str, starts: int = 1) -> str:
-    """Train on two nodes, one process each, so many times one after the other."""
-    train = shlex.join([sys.executable, *program(small, save_dir, *SAVE_OFTEN, *more)])
+def batch_script(
+    small: Small, save_dir: Path, *more: str, starts: int = 1, afresh: bool = False
+) -> str:
+    """Train on two nodes, one process each, so many times one after the other.
+
+    Args:
+        afresh: with interpreters that start from nothing; see ``tests.fork_server``.
+    """
+    python = str(launchers(afresh) / "python")
+    train = shlex.join([python, *program(small, save_dir, *SAVE_OFTEN, *more)])
     return "\n".join(
         [
             "#!/bin/bash",
@@ -89,7 +97,7 @@ ASKED_BY: dict[str, tuple[str, Callable[[SlurmCluster, int], None]]] = {
 def test_it_saves_and_can_go_on(
     slurm: SlurmCluster, small: Small, tmp_path: Path, case: str
 ) -> None:
-    job = slurm.sbatch(batch_script(small, tmp_path))
+    job = slurm.sbatch(batch_script(small, tmp_path, afresh=case == "signal"))
     wait_while_running(slurm, job, lambda: lines(tmp_path), "training")
     assert sorted(slurm.tasks(job)) == [0, 1]
     reason, ask = ASKED_BY[case]
@@ -202,7 +210,7 @@ def test_a_job_put_into_the_queue_again_starts_again(slurm: SlurmCluster) -> Non
 def test_the_cluster_and_its_jobs_end_with_a_killed_process(tmp_path: Path) -> None:
     starter = (
         "import json, sys, time, pathlib\n"
-        "from tests.services.slurm import SlurmCluster\n"
+        "from tests.services.slurm.cluster import SlurmCluster\n"
         "slurm = SlurmCluster(pathlib.Path(sys.argv[1])).start()\n"
         "job = slurm.sbatch('#!/bin/bash\\nsrun sleep 600\\n')\n"
         "slurm.wait_for(job, lambda: slurm.tasks(job), 'running')\n"

@@ -16,8 +16,8 @@ from prs_med.storage.location import open_store
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import MissingFileError, StorageError
 from tests.ports import free_port
-from tests.services.ceph import CephGateway
-from tests.services.fault_proxy import Fault, FaultProxy, Request
+from tests.services.s3.ceph import CephGateway
+from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
 
 DATA = random.Random(0).randbytes(3_000_000)
 

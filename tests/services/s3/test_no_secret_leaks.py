@@ -19,7 +19,7 @@ from prs_med.storage.store import StorageError
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.ports import free_port
-from tests.services.ceph import CephGateway
+from tests.services.s3.ceph import CephGateway
 
 pytestmark = pytest.mark.distributed
 
