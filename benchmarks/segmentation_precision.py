@@ -26,7 +26,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from launch.demo import BATCH_SIZE, TRAINING  # noqa: E402
+from prs_med.programs.demo import BATCH_SIZE, TRAINING  # noqa: E402
 
 FIRST_PORT = 29660
 

@@ -41,7 +41,8 @@ def parse_training_settings(argv: Sequence[str], description: str) -> Settings:
     """Training settings from a command line, and from the YAML file and preset that it names.
 
     Raises:
-        SettingError: for an unknown name or a value that is not allowed. ``--help`` exits.
+        SettingError: for an unknown name or a value that is not allowed.
+        Answered: after ``--help``.
     """
     return _training_settings(_training_arguments(argv, description, ()))
 
@@ -135,7 +136,14 @@ def parse_settings(cls: type[S], argv: Sequence[str], description: str) -> S:
     return cls(**_typed(given, cls))
 
 
+class Answered(SystemExit):
+    """The question was for ``--help``, and has been answered; a program ends with status 0."""
+
+
 class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> typing.NoReturn:
+        raise Answered(status)
+
     def error(self, message: str) -> typing.NoReturn:
         raise SettingError(f"{message} (see --help)")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import demo
+from prs_med.programs import demo
 from tests.programs import launchers, run
 
 pytestmark = pytest.mark.distributed
@@ -32,7 +31,7 @@ def test_the_first_steps_of_the_demo(tmp_path: Path) -> None:
 
 
 def test_demos_beside_each_other_do_not_meet(tmp_path: Path) -> None:
-    options = argparse.Namespace(s3=None, steps=0)
+    options = demo.DemoSettings()
     commands = [demo._train(tmp_path, "dataset", options) for _ in range(2)]
     ports = {command[command.index("--master_port") + 1] for command in commands}
     assert len(ports) == 2

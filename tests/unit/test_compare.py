@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launch import eval as program
 from prs_med.answering_config import EvaluationSettings
 from prs_med.data.order import Rank
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.evaluation import evaluate
 from prs_med.evaluate.open_questions import open_split
 from prs_med.evaluate.results_files import read_results, write_results
+from prs_med.programs import evaluate as program
 from tests.unit.assembled import assemble
 
 

@@ -32,6 +32,10 @@ MAY_USE = {
     "evaluate": {"data", "export", "inputs", "model", "report", "storage"},
     "train": {"checkpoint", "data", "evaluate", "export", "inputs", "model", "report", "storage"},
     "plan": {"data", "model", "storage", "train"},
+    "programs": {
+        *("checkpoint", "data", "evaluate", "export", "model", "plan", "report", "storage"),
+        "train",
+    },
 }
 """What each part may import, beside itself and the modules at the bottom."""
 ONLY = {

@@ -160,8 +160,7 @@ def test_every_setting_has_help_and_is_read_by_the_code(cls) -> None:
     code = (
         "".join(
             path.read_text()
-            for folder in ("prs_med", "launch")
-            for path in (root / folder).rglob("*.py")
+            for path in (root / "prs_med").rglob("*.py")
             if path.name not in ("config.py", "answering_config.py")
         )
         + (root / "prs_med" / "config.py").read_text().split("def __post_init__", 2)[2]

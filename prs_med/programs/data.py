@@ -1,0 +1,216 @@
+"""Datasets for training: make, check and look at them.
+
+python launch/data.py slices     --scans DIR --masks DIR --task NAME --output DATA_ROOT
+    DICOM and NIfTI scans become images and masks.
+
+python launch/data.py annotate   --data_root DATA_ROOT
+    Images and masks get questions and answers: a CSV file.
+
+python launch/data.py build      --data_root DATA_ROOT --output s3://bucket/dataset
+    CSV files, images and masks become Parquet shards with dataset.json, in a folder or on S3, for
+    launch/train.py --data. A build that was interrupted goes on where it was.
+
+python launch/data.py check      --data s3://bucket/dataset
+    Every byte, image, mask, zone and answer of a dataset is checked.
+
+python launch/data.py stats      --data s3://bucket/dataset
+    Tables and a picture sheet of what a dataset holds.
+
+python launch/data.py synthesize --output DATA_ROOT
+    Phantom images of any number and size, to try things out.
+
+Each command has its own --help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prs_med.checked_settings import SettingError
+from prs_med.data_config import (
+    AnnotateSettings,
+    BuildSettings,
+    CheckSettings,
+    SlicesSettings,
+    StatsSettings,
+    SynthesizeSettings,
+)
+from prs_med.programs.program import program
+from prs_med.settings_io import parse_settings
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return the exit status: 0 done, 1 'check' found something, 2 a mistake in
+    settings or data."""
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "slices": run_slices,
+        "annotate": run_annotate,
+        "build": run_build,
+        "check": run_check,
+        "stats": run_stats,
+        "synthesize": run_synthesize,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        raise SettingError(f"{argv[0]}: allowed are {', '.join(commands)}")
+    return commands[argv[0]](argv[1:])
+
+
+def run_build(argv: Sequence[str]) -> int:
+    """``build``."""
+    settings = parse_settings(BuildSettings, argv, BuildSettings.__doc__ or "")
+    settings.require("data_root", "output")
+
+    from prs_med.data.dataset.build import Layout, build
+    from prs_med.data.rows import annotation_paths, tasks_in
+    from prs_med.data.sources import read_annotations
+    from prs_med.data.split import held_out_text, split_records
+    from prs_med.storage.location import open_store
+
+    annotations = read_annotations(
+        Path(settings.data_root),
+        annotation_paths(settings.ann_paths),
+        settings.on_bad_rows,
+        settings.group_column,
+        tasks_in(settings.tasks),
+    )
+    splits = split_records(annotations.records, settings.val_fraction, settings.seed)
+    _list("rows with commas outside quotes were repaired", annotations.repaired_rows)
+    _list("patients or studies are in several splits, as labelled", splits.shared_groups)
+    held_out = held_out_text(settings.val_fraction) if splits.held_out else ""
+    if held_out:
+        print(held_out)
+    built = build(
+        splits,
+        Path(settings.data_root),
+        open_store(settings.output),
+        Layout(
+            row_group_bytes=int(settings.row_group_mb * 2**20),
+            shard_bytes=int(settings.shard_mb * 2**20),
+            shuffle=settings.shuffle,
+            seed=settings.seed,
+        ),
+        held_out=held_out,
+        skip_bad_rows=settings.on_bad_rows == "skip",
+        allow_duplicates=settings.allow_duplicates,
+        workers=settings.num_workers,
+        show_progress=True,
+    )
+    _list("bad rows were skipped", [*annotations.bad_rows, *built.bad_rows])
+    _list("images or masks are in several splits", built.index.duplicates)
+    for name, split in built.index.splits.items():
+        print(f"{name}: {split.rows} images, {split.targets} questions, {len(split.shards)} shards")
+    state = f"{built.written} shards written" if built.written else "there already"
+    print(f"{settings.output}: {state}; give it as --data to launch/train.py")
+    return 0
+
+
+def _list(what: str, lines: Sequence[str]) -> None:
+    """Print how many there are, and each."""
+    if lines:
+        print(f"{len(lines)} {what}:")
+        for line in lines:
+            print(f"  {line}")
+
+
+def run_synthesize(argv: Sequence[str]) -> int:
+    """``synthesize``."""
+    settings = parse_settings(SynthesizeSettings, argv, SynthesizeSettings.__doc__ or "")
+    settings.require("output")
+    output = Path(settings.output)
+    if output.exists() and any(output.iterdir()):
+        raise SettingError(f"--output {output} is not empty: give a new folder")
+
+    from prs_med.data.phantoms import write_phantoms
+
+    images = {"train": settings.train, "val": settings.val, "test": settings.test}
+    write_phantoms(output, images, size=settings.size, seed=settings.seed, show_progress=True)
+    print(f"{output}: {sum(images.values())} images; give it as --data_root to 'build'")
+    return 0
+
+
+def run_check(argv: Sequence[str]) -> int:
+    """``check``."""
+    settings = parse_settings(CheckSettings, argv, CheckSettings.__doc__ or "")
+    settings.require("data")
+
+    from prs_med.data.dataset.check import check
+    from prs_med.storage.location import open_store
+
+    findings = check(open_store(settings.data), settings.num_workers, show_progress=True)
+    print(findings.table())
+    if settings.output:
+        findings.write(Path(settings.output))
+        print(f"all findings: {settings.output}")
+    return 1 if findings.errors else 0
+
+
+def run_stats(argv: Sequence[str]) -> int:
+    """``stats``."""
+    settings = parse_settings(StatsSettings, argv, StatsSettings.__doc__ or "")
+    settings.require("data")
+
+    from prs_med.data.dataset.stats import stats
+    from prs_med.storage.location import open_store
+
+    output = Path(settings.output_dir)
+    found = stats(open_store(settings.data), settings.pictures, show_progress=True)
+    found.write(output)
+    print(found.table())
+    print(f"details and pictures: {output}")
+    return 0
+
+
+def run_annotate(argv: Sequence[str]) -> int:
+    """``annotate``."""
+    settings = parse_settings(AnnotateSettings, argv, AnnotateSettings.__doc__ or "")
+    settings.require("data_root")
+
+    from prs_med.data.annotate import annotate, find_pairs
+
+    root = Path(settings.data_root)
+    output = Path(settings.output) if settings.output else root / "annotations" / "annotated.csv"
+    summary = annotate(
+        root,
+        find_pairs(root, Path(settings.pairs) if settings.pairs else None),
+        output,
+        structure=settings.structure,
+        seed=settings.seed,
+        min_component=settings.min_component,
+        questions_per_target=settings.questions_per_target,
+        workers=settings.num_workers,
+        show_progress=True,
+    )
+    print(summary.text())
+    print(output)
+    return 0
+
+
+def run_slices(argv: Sequence[str]) -> int:
+    """``slices``."""
+    settings = parse_settings(SlicesSettings, argv, SlicesSettings.__doc__ or "")
+    settings.require("scans", "output", "task")
+
+    from prs_med.data.scans.slices import write_slices
+
+    summary = write_slices(
+        Path(settings.scans),
+        Path(settings.masks) if settings.masks else None,
+        Path(settings.output),
+        task=settings.task,
+        modality=settings.modality or settings.task,
+        split=settings.split,
+        window=settings.window,
+        plane=settings.plane,
+        label=settings.label,
+        every=settings.every,
+        keep_empty=settings.keep_empty,
+        workers=settings.num_workers,
+        show_progress=True,
+    )
+    print(summary.text())
+    return 0

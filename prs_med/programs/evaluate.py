@@ -1,0 +1,89 @@
+"""Evaluate trained PRS-Med weights, or compare evaluations.
+
+python launch/eval.py --checkpoint runs/prs-med/best --data_root data/posmed
+    Answers every question of a split from image and question alone, and scores answers and masks.
+    Several GPUs: deepspeed launch/eval.py, torchrun --nproc_per_node 8 launch/eval.py, or srun. An
+    interrupted evaluation goes on when the same command is given again.
+
+python launch/eval.py compare runs/a/evaluation runs/b/evaluation
+    Differences between evaluations of the same questions, each with the first; see
+    'compare --help'.
+
+An evaluation writes report.html (and report.md), metrics.json, per_sample.parquet and masks/ to
+OUTPUT_DIR. A question that cannot be answered is listed and counts as wrong; --strict stops at it.
+Exit status: 0 done, 2 a mistake in settings, data or weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prs_med.answering_config import ComparisonSettings, EvaluationSettings
+from prs_med.config import SettingError
+from prs_med.programs.program import program
+from prs_med.settings_io import parse_settings
+
+_COMPARISON = """Compare evaluations with the first of them: python launch/eval.py compare A B ...
+
+A and B are output folders of evaluations of the same questions, which are matched by their rows.
+Writes comparison.html, comparison.md and comparison.json: differences for each modality with 95 %
+bootstrap intervals, and pictures of the cases that changed most.
+"""
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return the exit status: 0 done, 2 a mistake in settings, data or
+    weights."""
+    if argv[:1] == ["compare"]:
+        compare(argv[1:])
+    else:
+        evaluate_split(parse_settings(EvaluationSettings, argv, __doc__ or ""))
+    return 0
+
+
+def evaluate_split(settings: EvaluationSettings) -> None:
+    """Answer every question of the split, score the answers and write the results."""
+    settings.require("checkpoint")
+    if not (settings.data or settings.data_root):
+        raise SettingError("give --data or --data_root: the questions to answer")
+    # Slow to import, and a mistake in the settings should show at once.
+    from prs_med.evaluate.answering import Answerer
+    from prs_med.evaluate.evaluation import evaluate
+    from prs_med.evaluate.open_questions import open_split
+    from prs_med.evaluate.processes import this_process
+    from prs_med.evaluate.report_of_evaluation import write_report
+    from prs_med.evaluate.results_files import write_results
+    from prs_med.evaluate.table import table
+    from prs_med.evaluate.unfinished import clear_up
+
+    rank = this_process()
+    answerer = Answerer.load(settings)
+    opened = open_split(settings, answerer.settings, settings.strict)
+    result = evaluate(answerer, opened, settings, rank)
+    if result is None:
+        return
+    output = Path(settings.output_dir)
+    write_results(output, result.metrics, result.rows)
+    write_report(output, result, opened.questions, settings.pictures)
+    clear_up(output)
+    print(table(result.metrics))
+    print(f"report: {output / 'report.html'}")
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Compare evaluations and write what differs."""
+    number = next((n for n, word in enumerate(argv) if word.startswith("-")), len(argv))
+    folders, options = argv[:number], argv[number:]
+    settings = parse_settings(ComparisonSettings, options, _COMPARISON)
+    if len(folders) < 2 or len(set(folders)) < len(folders):
+        raise SettingError(
+            "compare: give two folders or more, each once: python launch/eval.py compare A B"
+        )
+    from prs_med.evaluate.compare import compare_evaluations
+    from prs_med.evaluate.table import comparison_table
+    from prs_med.report.comparison_report import HTML
+
+    print(comparison_table(compare_evaluations(folders, settings)))
+    print(f"report: {Path(settings.output_dir) / HTML}")

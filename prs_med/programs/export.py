@@ -1,0 +1,199 @@
+"""Checkpoints: look at them, check them, and turn them into other layouts.
+
+CHECKPOINT is a training checkpoint: its folder (runs/a/checkpoints/step-00000500-01) or its
+manifest on S3 (s3://bucket/a/manifests/step-00000500-01.json); or a run (runs/a, s3://bucket/a),
+which means its newest checkpoint. WEIGHTS is one too, or a folder with trained weights
+(runs/a/best).
+
+python launch/export.py inspect CHECKPOINT
+    What it holds and how it came about; --json for programs.
+
+python launch/export.py verify CHECKPOINT
+    Read every byte and compare it with its checksums; --all for all checkpoints of a run.
+
+python launch/export.py trained CHECKPOINT --output_dir NEW
+    A folder with trained weights, for launch/eval.py and launch/infer.py (--checkpoint) and
+    launch/train.py (--init_from).
+
+python launch/export.py merged WEIGHTS --output_dir NEW
+    One LLaVA model for transformers, LoRA merged in, with segmentation.safetensors.
+
+python launch/export.py export-released WEIGHTS --output_dir NEW
+    The layout of released PRS-Med checkpoints.
+
+python launch/export.py import-released DIR --vlm_path MODEL --output_dir NEW
+    The way back: a released PRS-Med checkpoint becomes a folder with trained weights.
+
+Each command has its own --help. Exit status: 0 done, 1 'verify' found something, 2 a mistake in
+settings or weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from prs_med.checked_settings import CheckedSettings
+from prs_med.config import (
+    ExportSettings,
+    ImportSettings,
+    InspectSettings,
+    MergedExportSettings,
+    SettingError,
+    TrainedExportSettings,
+    VerifySettings,
+    names_in,
+)
+from prs_med.programs.program import program
+from prs_med.settings_io import parse_settings
+
+S = TypeVar("S", bound=CheckedSettings)
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return the exit status: 0 done, 1 'verify' found something, 2 a mistake in
+    settings or weights."""
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "inspect": run_inspect,
+        "verify": run_verify,
+        "trained": run_trained,
+        "merged": run_merged,
+        "export-released": run_export,
+        "import-released": run_import,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        raise SettingError(f"{argv[0]}: allowed are {', '.join(commands)}")
+    return commands[argv[0]](argv[1:])
+
+
+def run_inspect(argv: Sequence[str]) -> int:
+    """``inspect``."""
+    settings = _settings(InspectSettings, argv)
+    settings.require("checkpoint")
+
+    from prs_med.checkpoint.manifest import FORMAT
+    from prs_med.export.inspection import inspect_text
+    from prs_med.export.named_checkpoint import find_checkpoints
+
+    found = find_checkpoints(settings.checkpoint)
+    reader = found.open()
+    if settings.json:
+        print(json.dumps({"format": FORMAT, **asdict(reader.manifest)}, indent=2))
+        return 0
+    print(inspect_text(reader.manifest, reader.where))
+    if found.names[:-1]:
+        print(f"older ones  {', '.join(map(str, found.names[:-1]))}")
+    return 0
+
+
+def run_verify(argv: Sequence[str]) -> int:
+    """``verify``."""
+    settings = _settings(VerifySettings, argv)
+    settings.require("checkpoint")
+
+    from prs_med.export.named_checkpoint import find_checkpoints
+    from prs_med.export.verification import verify
+
+    found = find_checkpoints(settings.checkpoint)
+    names = found.names if settings.all else [found.newest]
+    broken = False
+    for line, problem in verify(found.place, names, show_progress=sys.stderr.isatty()):
+        print(f"{line}: {problem}" if problem else line, flush=True)
+        broken |= bool(problem)
+    return 1 if broken else 0
+
+
+def run_trained(argv: Sequence[str]) -> int:
+    """``trained``."""
+    settings = _settings(TrainedExportSettings, argv)
+    settings.require("checkpoint", "output_dir")
+    output = _new(settings.output_dir)
+
+    from prs_med.export.named_checkpoint import find_checkpoints
+    from prs_med.export.trained_folder import export_trained
+
+    reader = find_checkpoints(settings.checkpoint).open()
+    print(f"weights of {reader.where}")
+    export_trained(
+        reader,
+        output,
+        vlm_path=settings.vlm_path,
+        vision_tower=settings.vision_tower,
+        sam_ckpt=settings.sam_ckpt,
+    )
+    print(f"{output}: give it as --checkpoint (eval.py, infer.py) or --init_from (train.py)")
+    return 0
+
+
+def run_merged(argv: Sequence[str]) -> int:
+    """``merged``."""
+    settings = _settings(MergedExportSettings, argv)
+    settings.require("checkpoint", "output_dir")
+    output = _new(settings.output_dir)
+
+    from prs_med.export.as_folder import as_trained_folder
+    from prs_med.export.merged_model import export_merged
+
+    base = (settings.vlm_path, settings.vision_tower)
+    with as_trained_folder(settings.checkpoint, *base) as folder:
+        export_merged(folder, output, settings.dtype, *base)
+    print(f"{output}: LlavaForConditionalGeneration.from_pretrained loads it; eval.py too")
+    return 0
+
+
+def run_export(argv: Sequence[str]) -> int:
+    """``export-released``."""
+    settings = _settings(ExportSettings, argv)
+    settings.require("checkpoint", "output_dir")
+    output = _new(settings.output_dir)
+
+    from prs_med.export.as_folder import as_trained_folder
+    from prs_med.model.released import export_released
+
+    base = (settings.vlm_path, settings.vision_tower)
+    with as_trained_folder(settings.checkpoint, *base) as folder:
+        export_released(folder, output, settings.sam_ckpt)
+    print(output)
+    return 0
+
+
+def run_import(argv: Sequence[str]) -> int:
+    """``import-released``."""
+    settings = _settings(ImportSettings, argv)
+    settings.require("released", "vlm_path", "output_dir")
+
+    from prs_med.model.released import RELEASED_MODALITIES, import_released
+
+    import_released(
+        Path(settings.released),
+        Path(settings.output_dir),
+        settings.vlm_path,
+        tuple(names_in(settings.modalities)) if settings.modalities else RELEASED_MODALITIES,
+        settings.vision_tower,
+    )
+    print(f"{settings.output_dir}: give it as --checkpoint (eval.py) or --init_from (train.py)")
+    return 0
+
+
+def _settings(cls: type[S], argv: Sequence[str]) -> S:
+    """The settings of a command; what it is about may come first, without its flag."""
+    flag = "--released" if cls is ImportSettings else "--checkpoint"
+    if argv and not argv[0].startswith("-"):
+        argv = [flag, *argv]
+    return parse_settings(cls, argv, cls.__doc__ or "")
+
+
+def _new(output_dir: str) -> Path:
+    """The folder to write; refused before anything is computed if it is there."""
+    output = Path(output_dir)
+    if output.exists():
+        raise SettingError(f"--output_dir {output} exists already: name a new folder, or remove it")
+    return output

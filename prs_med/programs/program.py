@@ -1,0 +1,52 @@
+"""What all programs have in common: quiet libraries, and what a user did wrong in one line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prs_med.checked_settings import SettingError
+from prs_med.checkpoint.errors import BrokenCheckpointError
+from prs_med.data.records import DataError
+from prs_med.model.errors import CheckpointError
+from prs_med.quiet import quieten
+from prs_med.settings_io import Answered
+from prs_med.storage.store import StorageError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""Where ``launch/`` and ``ds_configs/`` lie."""
+MISTAKE = 2
+"""Exit status after a mistake in settings, data or weights."""
+MISTAKES = (SettingError, DataError, CheckpointError, BrokenCheckpointError, StorageError)
+"""What a user can mend."""
+
+
+def program(body: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """``main(argv)`` of a program, from what it does with its arguments.
+
+    The result returns the exit status: that of ``body``, 0 after ``--help``, ``MISTAKE`` after an
+    error that is the user's. It can be called again in the same process.
+    """
+
+    @functools.wraps(body)
+    def main(argv: Sequence[str]) -> int:
+        quieten()
+        try:
+            return body(argv)
+        except Answered:
+            return 0
+        except MISTAKES as error:
+            return refused(error)
+
+    return main
+
+
+def refused(error: Exception) -> int:
+    """Say in one line what was wrong; the exit status."""
+    # From a loader's worker process, the message comes behind that process's traceback.
+    line = str(error).strip().splitlines()[-1]
+    kind = type(error)
+    print(f"error: {line.removeprefix(f'{kind.__module__}.{kind.__name__}: ')}", file=sys.stderr)
+    return MISTAKE

@@ -1,0 +1,51 @@
+"""Train PRS-Med: ``deepspeed launch/train.py --deepspeed ds_configs/zero2.json ...``
+
+Settings come from the command line, from a YAML file (--config) and from a loss recipe (--preset),
+the first of these that names a setting wins.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from prs_med.config import Settings
+from prs_med.programs.program import MISTAKES, program, refused
+from prs_med.settings_io import parse_training_settings
+
+STOPPED = 3
+"""Exit status of a training that cannot usefully go on."""
+GO_ON_LATER = 75
+"""EX_TEMPFAIL of sysexits.h: what a batch script puts into the queue again."""
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run and return the exit status: 0 done, 2 a mistake in settings or data, 3 stopped, 75 saved
+    after a signal and to be started again."""
+    settings = parse_training_settings(argv, __doc__ or "")
+    return train(settings)
+
+
+def train(settings: Settings) -> int:
+    """Train as the settings say; the exit status."""
+    from prs_med.train import distributed
+    from prs_med.train.checkpoints import Superseded
+    from prs_med.train.loop import TrainingStopped
+    from prs_med.train.run import run
+
+    try:
+        signal = run(settings)
+        if signal:
+            print(f"saved after {signal}; the same command with --resume auto goes on",
+                  file=sys.stderr)  # fmt: skip
+            return GO_ON_LATER
+    except MISTAKES as error:
+        # Told before the group is left, which may take a while.
+        return refused(error)
+    except (TrainingStopped, Superseded) as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return STOPPED
+    finally:
+        distributed.stop()
+    return 0
