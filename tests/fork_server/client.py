@@ -84,7 +84,8 @@ def end_as(ended: dict[str, int]) -> None:
     """End as the program did, by its signal if it had one."""
     code = ended["code"]
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in FORWARDED:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
