@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 # More than cores: some wait for Slurm, S3 and other machines most of the time (tests/scheduling.py).
 TEST_PROCESSES ?= 5
 
-.PHONY: help setup demo test test-crash test-docker lint audit clean
+.PHONY: help setup demo test tests test-fast unit-tests test-crash test-docker lint audit clean
 
 help:
 	@echo "make demo    set up, make a small dataset, train a tiny model on it, evaluate, show"
 	@echo "make test    set up, then lint, type check and run all tests"
+	@echo "make test-fast   what a change of a pure part needs first: lint, types, the unit tests without weights (2 minutes)"
 	@echo "make test-crash  kill saving runs some 300 times, on disk and on S3 (10 minutes)"
 	@echo "make test-docker build the CPU image and run the demo's first steps in it (as root, 20 minutes)"
 	@echo "make lint    format check, lint and types alone"
@@ -36,8 +37,17 @@ lint: $(READY)
 	$(BIN)/shellcheck --external-sources .ci/run $(wildcard docker/*.sh launch/slurm/*.sh launch/slurm/*.sbatch)
 	$(BIN)/hadolint docker/Dockerfile
 
-test: lint
+test: $(READY)
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
+
+test-fast: $(READY)
+	@$(MAKE) --no-print-directory -j 2 lint unit-tests
+
+unit-tests: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 tests/unit -m "not weights"
 
 test-crash: $(READY)
 	PRS_MED_CRASHES=all PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -s \

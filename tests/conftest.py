@@ -67,8 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In which order tests are run."""
+    """In which order tests are run, and which of them need weights: ``make test-fast`` does without
+    those."""
     longest_first(items)
+    for item in items:
+        if "small" in getattr(item, "fixturenames", ()):
+            item.add_marker("weights")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,9 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +40,15 @@ TIMEOUT_S = 400
 
 @dataclass
 class Workplace:
-    """The folder, and the environment of its commands."""
+    """The folder, and the environment of its commands.
+
+    The first command of each program starts from nothing, as its reader's does; the others are
+    forked.
+    """
 
     root: Path
     environment: dict[str, str]
+    _started: set[str] = field(default_factory=set)
 
     def run(self, command: str) -> str:
         """Run a command of a document; it must succeed. What it printed."""
@@ -54,7 +58,7 @@ class Workplace:
         done = subprocess.run(
             ["bash", "-c", runnable(command)],
             cwd=self.root,
-            env=self.environment,
+            env={**self.environment, "PATH": f"{self._path(command)}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
             timeout=patience(TIMEOUT_S),
@@ -65,6 +69,12 @@ class Workplace:
             f"here, add it to ELSEWHERE with the reason.\n{(done.stdout + done.stderr)[-3000:]}"
         )
         return done.stdout
+
+    def _path(self, command: str) -> Path:
+        programs = set(re.findall(r"launch/\w+\.py", command))
+        afresh = bool(programs - self._started)
+        self._started |= programs
+        return launchers(afresh)
 
 
 def runnable(command: str) -> str:
@@ -104,7 +114,6 @@ def make_documented_workplace(root: Path, small: Small, s3: dict[str, str]) -> W
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
-        "PATH": f"{launchers()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     return Workplace(root, environment)
 

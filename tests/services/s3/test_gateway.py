@@ -25,7 +25,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStreamingError
 
-from tests.services import ceph as ceph_module
+from tests.services.s3 import ceph as ceph_module
 from tests.services.s3.ceph import CephError, CephGateway, install_ceph
 from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
 from tests.unavailable import unavailable

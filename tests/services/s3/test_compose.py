@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import yaml
 
 from prs_med.checkpoint.open_place import open_place
 from prs_med.storage.location import open_store
-from tests.distributed.launcher import ROOT
+from tests.patience import patience
+from tests.programs import ROOT, environment, launchers
 from tests.services.s3.ceph import CephGateway
 
 pytestmark = pytest.mark.distributed
@@ -33,11 +33,11 @@ def run(words: list[str], folder: Path, *more: str) -> None:
     done = subprocess.run(
         ["bash", str(DOCKER / "entrypoint.sh"), *words, *more],
         cwd=folder,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={**environment(), "PATH": f"{launchers()}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=patience(600),
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
