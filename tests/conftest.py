@@ -19,6 +19,7 @@ quieten()
 from prs_med.data.phantoms import phantom_texts, write_phantoms  # noqa: E402
 from prs_med.model.tiny_encoders import write_tinysam  # noqa: E402
 from prs_med.model.tiny_llava import write_llava_med  # noqa: E402
+from tests import leftovers  # noqa: E402
 from tests.cost import Cost  # noqa: E402
 from tests.patience import patience  # noqa: E402
 from tests.scheduling import Lanes, longest_first  # noqa: E402
@@ -63,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """What the process does that reports: in a test process of xdist, it is there already."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Cost())
+    config.pluginmanager.register(leftovers)
     config.option.timeout = patience(config.option.timeout or float(config.getini("timeout")))
 
 

@@ -75,6 +75,8 @@ def _start(folder: Path) -> None:
     owner = (folder / "owner").read_text()
     (folder / "surroundings.json").write_text(json.dumps(surroundings()))
     log = (folder / "log").open("w")
+    # They are not one test's (tests/leftovers.py).
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     starting = {
         folder / f"{number}.socket": subprocess.Popen(
             [
@@ -85,7 +87,7 @@ def _start(folder: Path) -> None:
                 owner,
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": _with_root()},
+            env={**environment, "PYTHONPATH": _with_root()},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
