@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Cost())
     config.pluginmanager.register(leftovers)
-    config.option.timeout = patience(config.option.timeout or float(config.getini("timeout")))
+    config.option.timeout = patience(config.option.timeout or float(config.getini("timeout") or 0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,7 +27,7 @@ class Cost:
         os.close(descriptor)
         os.environ[_STARTS] = self._starts
         there = os.environ.get("PYTHONPATH", "")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_COUNTER), there)))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (there, str(_COUNTER))))
         programs.make_folder()
         self._spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._tests: dict[str, set[str]] = defaultdict(set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
@@ -21,6 +22,7 @@ _OPTIONS = {
     "torchrun": ["--nproc_per_node", "2", "--master_port", "PORT"],
     "deepspeed": ["--log_level", "error", "--num_gpus", "2", "--master_port", "PORT"],
 }
+_OF_LAUNCHERS = {b"-m", b"--num_gpus", b"--nproc_per_node"}
 
 
 def program(small, save_dir: Path, *more: str) -> list[str]:
@@ -67,19 +69,26 @@ def wait_for_lines(process: subprocess.Popen[str], save_dir: Path, count: int) -
 
 
 def ranks(process: subprocess.Popen[str]) -> list[int]:
-    """Processes below the launcher, or the process itself, that run the training program."""
-    found, todo = [], [process.pid]
+    """Processes below the launcher, or the process itself, that run the training program, in the
+    order of their ranks."""
+    found: list[tuple[int, int]] = []
+    todo = [process.pid]
     while todo:
         started = todo.pop()
         parent = process_of(started)
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            todo += map(int, task.read_text().split())
-        command = Path(f"/proc/{started}/cmdline").read_bytes().split(b"\0")
-        if b"launch/train.py" in command and not {b"-m", b"--num_gpus", b"--nproc_per_node"} & {
-            *command
-        }:
-            found.append(parent)
-    return found
+        # Processes end while they are looked at.
+        with suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                todo += map(int, task.read_text().split())
+            command = Path(f"/proc/{started}/cmdline").read_bytes().split(b"\0")
+            if b"launch/train.py" in command and not _OF_LAUNCHERS & {*command}:
+                found.append((_rank(started), parent))
+    return [number for _, number in sorted(found)]
+
+
+def _rank(process: int) -> int:
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return int(dict(v.partition(b"=")[::2] for v in variables).get(b"RANK", b"0"))
 
 
 def wait_for_the_end_of(processes: list[int]) -> None:

@@ -33,10 +33,11 @@ def main() -> None:
             "environment": dict(os.environ),
             "folder": os.getcwd(),
             "python": alias,
+            "streams": inherited(),
         }
         for number in FORWARDED:
             signal.signal(number, lambda caught, _: server.send(b"signal %d" % caught))
-        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
+        socket.send_fds(server, [json.dumps(request).encode()], request["streams"])
         answer = server.recv(LARGEST_MESSAGE)
     if not answer:
         raise SystemExit("the fork server has gone")
@@ -47,6 +48,18 @@ def is_a_program(arguments: list[str]) -> bool:
     """Whether it is one that the server can run: a script or a module."""
     words = [word for word in arguments if word != "-u"]
     return bool(words) and (words[0] == "-m" or not words[0].startswith("-"))
+
+
+def inherited() -> list[int]:
+    """The open files that whoever started this program has given it, by their numbers."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+        except OSError:  # that of the listing
+            continue
+    return found
 
 
 def fits(folder: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -26,6 +27,7 @@ from typing import Any
 
 _DIE_WITH_PARENT = 1
 _LARGEST_MESSAGE = 200_000
+_MOST_FILES = 64
 _FURTHER = (
     *("deepspeed.launcher.launch", "deepspeed.launcher.runner", "torch.distributed.run"),
     *("deepspeed.ops.op_builder.all_ops", "deepspeed.moe.layer", "deepspeed.runtime.zero.muon"),
@@ -42,6 +44,8 @@ class Request:
     environment: dict[str, str]
     folder: str
     python: str
+    streams: list[int]
+    """The numbers that its open files have."""
 
 
 class Server:
@@ -74,7 +78,7 @@ class Server:
         self._selector.register(client, selectors.EVENT_READ, self._begin)
 
     def _begin(self, client: socket.socket) -> Request | None:
-        message, streams, *_ = socket.recv_fds(client, _LARGEST_MESSAGE, 3)
+        message, files, *_ = socket.recv_fds(client, _LARGEST_MESSAGE, _MOST_FILES)
         if not message:
             self._selector.unregister(client)
             client.close()
@@ -82,12 +86,11 @@ class Server:
         process = os.fork()
         if process == 0:
             self._close()
-            for target, stream in enumerate(streams):
-                os.dup2(stream, target)
-                os.close(stream)
-            return Request(**json.loads(message))
-        for stream in streams:
-            os.close(stream)
+            request = Request(**json.loads(message))
+            _take_over(files, request.streams)
+            return request
+        for file in files:
+            os.close(file)
         link = self._folder / "clients" / str(_process_at_the_end_of(client))
         link.symlink_to(str(process))
         end = os.pidfd_open(process)
@@ -129,6 +132,16 @@ class Server:
         for key in [*self._selector.get_map().values()]:
             os.close(key.fd) if isinstance(key.fileobj, int) else key.fileobj.close()
         self._selector.close()
+
+
+def _take_over(files: list[int], numbers: list[int]) -> None:
+    """Give open files the numbers that they are to have."""
+    apart = [fcntl.fcntl(file, fcntl.F_DUPFD, 500) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(apart, numbers, strict=True):
+        os.dup2(file, number)
+        os.close(file)
 
 
 def _process_at_the_end_of(client: socket.socket) -> int:

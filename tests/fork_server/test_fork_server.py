@@ -92,6 +92,16 @@ def test_what_it_starts_is_forked_too(tmp_path: Path) -> None:
     assert run("forked", outer, cwd=tmp_path)[:2] == (0, "True\n")
 
 
+def test_open_files_are_handed_on(tmp_path: Path) -> None:
+    program = script(tmp_path, "import os, sys; os.write(int(sys.argv[1]), b'through')")
+    for how in BOTH:
+        reading, writing = os.pipe()
+        subprocess.run(command(how, program, writing), pass_fds=[writing], check=True)
+        os.close(writing)
+        assert os.read(reading, 100) == b"through"
+        os.close(reading)
+
+
 @pytest.mark.parametrize(
     ("words", "more"),
     [(["-c", "import sys; print('torch' in sys.modules)"], {}), ([], {"OMP_NUM_THREADS": "2"})],
