@@ -6,6 +6,7 @@ the first of these that names a setting wins.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +36,9 @@ def train(settings: Settings) -> int:
     from prs_med.train.run import run
 
     try:
-        signal = run(settings)
+        # What is said of a training stands on stderr. Parts of DeepSpeed print.
+        with contextlib.redirect_stdout(sys.stderr):
+            signal = run(settings)
         if signal:
             print(f"saved after {signal}; the same command with --resume auto goes on",
                   file=sys.stderr)  # fmt: skip
