@@ -13,7 +13,7 @@ from prs_med.config import TRAINED_WEIGHTS
 class UsedModelSettings(CheckedSettings):
     """Model: which trained weights, and how they answer"""
 
-    checkpoint: str = setting("", TRAINED_WEIGHTS)
+    checkpoint: str = setting("", TRAINED_WEIGHTS, required=True)
     vlm_path: str | None = setting(
         None, "Base model, if it has moved since training (default: where it was then)"
     )
@@ -60,7 +60,10 @@ class AskedSettings(UsedModelSettings):
     """Evaluation: which model answers which questions"""
 
     data: str | None = setting(
-        None, "Dataset made by 'launch/data.py build': a folder or s3://bucket/dataset"
+        None,
+        "Dataset made by 'launch/data.py build': a folder or s3://bucket/dataset",
+        required=True,
+        instead=("data_root", "csv", "image", "images"),
     )
     data_root: str | None = setting(
         None, "Instead of it: folder that all paths in the CSV files are relative to"

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,10 +19,37 @@ class SettingError(ValueError):
 
 
 def setting(
-    default: Any, help_text: str, check: Callable[[Any], bool] | None = None, allowed: str = ""
+    default: Any,
+    help_text: str,
+    check: Callable[[Any], bool] | None = None,
+    allowed: str = "",
+    *,
+    required: bool = False,
+    instead: Sequence[str] = (),
+    common: Sequence[str] = (),
+    positional: bool = False,
 ) -> Any:
-    """A field with its default, its help text, what its value must satisfy, and that in words."""
-    return field(default=default, metadata={"help": help_text, "check": check, "allowed": allowed})
+    """A field with its default, its help text, what its value must satisfy, and that in words.
+
+    Args:
+        required: it must be given, which :meth:`CheckedSettings.require` sees to.
+        instead: settings of which one may be given instead; those that a program lacks do not
+            count.
+        common: programs whose ``--help`` shows it in front, since many users change it there.
+        positional: its value may stand on the command line without its name.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help_text,
+            "check": check,
+            "allowed": allowed,
+            "required": required,
+            "instead": tuple(instead),
+            "common": tuple(common),
+            "positional": positional,
+        },
+    )
 
 
 def positive(value: float) -> bool:
@@ -77,6 +104,12 @@ def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
         raise SettingError(f"--{spec.name} {value}: allowed is {spec.metadata['allowed']}")
 
 
+def _in_reading_order(cls: type) -> list[str]:
+    """Names of the fields, the first base class first (dataclasses begin with the last)."""
+    names = [name for base in cls.__bases__ for name in _in_reading_order(base)]
+    return list(dict.fromkeys([*names, *vars(cls).get("__annotations__", {})]))
+
+
 @dataclass(kw_only=True)
 class CheckedSettings:
     """Settings whose values are checked against their types and limits when they are made."""
@@ -86,9 +119,12 @@ class CheckedSettings:
         for spec in dataclasses.fields(self):
             _check_value(spec, hints[spec.name], getattr(self, spec.name))
 
-    def require(self, *names: str) -> None:
-        """Raise :class:`SettingError` for the first of ``names`` that was left empty."""
-        for name in names:
-            if not getattr(self, name):
-                spec = next(f for f in dataclasses.fields(self) if f.name == name)
-                raise SettingError(f"--{name} is required: {spec.metadata['help']}")
+    def require(self) -> None:
+        """Raise :class:`SettingError` for the first required setting that was left empty."""
+        specs = {spec.name: spec for spec in dataclasses.fields(self)}
+        for spec in (specs[name] for name in _in_reading_order(type(self))):
+            instead = [name for name in spec.metadata["instead"] if hasattr(self, name)]
+            given = any(getattr(self, name) for name in (spec.name, *instead))
+            if spec.metadata["required"] and not given:
+                either = " or ".join(f"--{name}" for name in (spec.name, *instead))
+                raise SettingError(f"{either} is required: {spec.metadata['help']}")

@@ -56,7 +56,10 @@ class RowSettings(CheckedSettings):
     """Rows: which rows of which CSV files, and how they are divided"""
 
     data_root: str = setting(
-        "", "Folder with images, masks and CSV files; all paths in the files are relative to it"
+        "",
+        "Folder with images, masks and CSV files; all paths in the files are relative to it",
+        required=True,
+        instead=("data",),
     )
     ann_paths: str | None = setting(
         None,
@@ -89,6 +92,7 @@ class DataSettings(RowSettings):
         None,
         "Dataset made by 'launch/data.py build', streamed while training: a folder or "
         "s3://bucket/folder (instead of DATA_ROOT)",
+        common=("plan",),
     )
     verify_files: bool = setting(
         True,
@@ -111,6 +115,7 @@ class DataSettings(RowSettings):
         "Loader processes per rank, or with DATA threads (0: load in the training process)",
         not_negative,
         "0 or more",
+        common=("train",),
     )
     augment_intensity: float = setting(
         0.0,
@@ -181,14 +186,23 @@ class ModelSettings(CheckedSettings):
     """Model: which weights, and which of them are trained"""
 
     vlm_path: str = setting(
-        "", "LLaVA-Med weights: a folder or hub id, original (llava_mistral) or transformers layout"
+        "",
+        "LLaVA-Med weights: a folder or hub id, original (llava_mistral) or transformers layout",
+        required=True,
+        common=("plan",),
     )
     vision_tower: str | None = setting(
         None,
         "CLIP tower from a folder or hub id, such as openai/clip-vit-large-patch14-336 "
         "(default: the one among VLM_PATH's weights)",
     )
-    sam_ckpt: str = setting("", "Weights of the segmentation encoder, for example tinysam_42.3.pth")
+    sam_ckpt: str = setting(
+        "",
+        "Weights of the segmentation encoder, for example tinysam_42.3.pth",
+        required=True,
+        common=("plan",),
+        instead=("init_from",),
+    )
     init_from: str | None = setting(
         None,
         "Folder with trained weights to go on from, such as an imported released checkpoint: "
@@ -199,6 +213,7 @@ class ModelSettings(CheckedSettings):
         f"Family of the segmentation encoder: {', '.join(ENCODERS)}",
         lambda v: v in ENCODERS,
         ", ".join(ENCODERS),
+        common=("train", "plan"),
     )
     image_size: int = setting(
         0,
@@ -206,13 +221,18 @@ class ModelSettings(CheckedSettings):
         "(0: what the encoder was trained at, 1024, or 256 for sam_med2d)",
         not_negative,
         "0, or at least 64",
+        common=("train", "plan"),
     )
     image_fit: Literal["stretch", "pad"] = setting(
         "stretch",
         "How an image becomes square for the segmentation encoder: stretched, as the released "
         "models were trained, or scaled as a whole and padded",
     )
-    load_4bit: bool = setting(False, "Keep the frozen language model in 4 bits (nf4, double quant)")
+    load_4bit: bool = setting(
+        False,
+        "Keep the frozen language model in 4 bits (nf4, double quant)",
+        common=("train", "plan"),
+    )
     load_8bit: bool = setting(False, "Keep the frozen language model in 8 bits (LLM.int8)")
     precision: Literal["bf16", "fp32"] = setting("bf16", "Arithmetic of the language model")
     segmentation_precision: Literal["fp32", "tf32", "bf16"] = setting(
@@ -229,7 +249,9 @@ class ModelSettings(CheckedSettings):
     finetune: Literal["lora", "full"] = setting(
         "lora", "Train LoRA adapters, or all weights of the language model"
     )
-    lora_rank: int = setting(16, "Rank of the LoRA matrices", positive, "a positive number")
+    lora_rank: int = setting(
+        16, "Rank of the LoRA matrices", positive, "a positive number", common=("train",)
+    )
     lora_alpha: float = setting(
         16, "LoRA scale: updates are multiplied by alpha / rank", positive, "a positive number"
     )
@@ -335,16 +357,25 @@ class OptimSettings(CheckedSettings):
     """Optimisation: steps, batches and the learning rate"""
 
     epochs: float = setting(
-        20, "Passes over the training data (a fraction is allowed)", positive, "a positive number"
+        20,
+        "Passes over the training data (a fraction is allowed)",
+        positive,
+        "a positive number",
+        common=("train", "plan"),
     )
     batch_size: int = setting(
-        4, "Samples per process and forward pass", positive, "a positive number"
+        4,
+        "Samples per process and forward pass",
+        positive,
+        "a positive number",
+        common=("train", "plan"),
     )
     gradient_accumulation_steps: int = setting(
         1,
         "Forward passes per optimizer step; the global batch is batch_size x this x processes",
         positive,
         "a positive number",
+        common=("train",),
     )
     global_batch_size: int | None = setting(
         None,
@@ -358,6 +389,7 @@ class OptimSettings(CheckedSettings):
         "Peak learning rate of AdamW: of LoRA, and of what has no rate of its own below",
         positive,
         "a positive number",
+        common=("train",),
     )
     encoder_learning_rate: float | None = setting(
         None,
@@ -416,15 +448,20 @@ class RunSettings(CheckedSettings):
     """Run: where results go, what is saved and when"""
 
     save_dir: str = setting(
-        "runs/prs-med", "Folder for metrics, settings, checkpoints and trained weights"
+        "runs/prs-med",
+        "Folder for metrics, settings, checkpoints and trained weights",
+        common=("train",),
     )
     checkpoint_uri: str | None = setting(
-        None, "Also keep the checkpoints on S3: s3://bucket/folder, copied in the background"
+        None,
+        "Also keep the checkpoints on S3: s3://bucket/folder, copied in the background",
+        common=("train",),
     )
     resume: str | None = setting(
         None,
         "auto: go on from the newest checkpoint of SAVE_DIR or CHECKPOINT_URI, or start if there "
         "is none; or one checkpoint, such as runs/a/checkpoints/step-00000500-01, to go on from",
+        common=("train",),
     )
     save_every_steps: int = setting(
         0, "Save a checkpoint after so many steps (0: not by steps)", not_negative, "0 or more"
@@ -439,7 +476,12 @@ class RunSettings(CheckedSettings):
     keep_last: int = setting(
         2, "Checkpoints to keep besides the best one", positive, "a positive number"
     )
-    deepspeed: str = setting("", "DeepSpeed configuration, for example ds_configs/zero2.json")
+    deepspeed: str = setting(
+        "",
+        "DeepSpeed configuration, for example ds_configs/zero2.json",
+        required=True,
+        common=("plan",),
+    )
     log_every: int = setting(
         10, "Steps between two lines of metrics.jsonl", positive, "a positive number"
     )
@@ -606,13 +648,18 @@ class ImportSettings(CheckedSettings):
     """Import: a released PRS-Med checkpoint becomes a folder with trained weights"""
 
     released: str = setting(
-        "", "Folder with lora_adapter/, tokenizer/, image_encoder.pth, mask_decoder.pth and cls.pth"
+        "",
+        "Folder with lora_adapter/, tokenizer/, image_encoder.pth, mask_decoder.pth and cls.pth",
+        required=True,
+        positional=True,
     )
-    vlm_path: str = setting("", "LLaVA-Med weights that it was trained on: a folder or hub id")
+    vlm_path: str = setting(
+        "", "LLaVA-Med weights that it was trained on: a folder or hub id", required=True
+    )
     vision_tower: str | None = setting(
         None, "CLIP tower from a folder or hub id (default: the one among VLM_PATH's weights)"
     )
-    output_dir: str = setting("", "New folder for the trained weights")
+    output_dir: str = setting("", "New folder for the trained weights", required=True)
     modalities: str | None = setting(
         None,
         "Comma-separated names of the modality head's classes in order (default: the six of the "
@@ -624,7 +671,7 @@ class ImportSettings(CheckedSettings):
 class InspectSettings(CheckedSettings):
     """Inspect: what a training checkpoint holds and how it came about"""
 
-    checkpoint: str = setting("", _TRAINING_CHECKPOINT)
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True)
     json: bool = setting(False, "Print the manifest's content as JSON")
 
 
@@ -632,14 +679,14 @@ class InspectSettings(CheckedSettings):
 class VerifySettings(CheckedSettings):
     """Verify: every byte of a training checkpoint against its checksums"""
 
-    checkpoint: str = setting("", _TRAINING_CHECKPOINT)
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True)
     all: bool = setting(False, "Verify all checkpoints of the run, not the newest alone")
 
 
 @dataclass(kw_only=True)
 class _UsedCheckpointSettings(CheckedSettings):
-    checkpoint: str = setting("", TRAINED_WEIGHTS)
-    output_dir: str = setting("", "New folder for what is made of it")
+    checkpoint: str = setting("", TRAINED_WEIGHTS, required=True, positional=True)
+    output_dir: str = setting("", "New folder for what is made of it", required=True)
     vlm_path: str | None = setting(
         None, "Base model, if it has moved since training (default: where it was then)"
     )
@@ -652,7 +699,7 @@ class _UsedCheckpointSettings(CheckedSettings):
 class TrainedExportSettings(_UsedCheckpointSettings):
     """Trained: a training checkpoint becomes a folder with trained weights"""
 
-    checkpoint: str = setting("", _TRAINING_CHECKPOINT)
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True)
     sam_ckpt: str | None = setting(
         None,
         "Weights of the segmentation encoder, if they have moved; needed only if training froze it",

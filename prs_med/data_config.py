@@ -23,7 +23,9 @@ class BuildSettings(RowSettings):
     """Build: from CSV files, images and masks to a dataset that is streamed while training"""
 
     output: str = setting(
-        "", "Where the dataset goes: a folder, or s3://bucket/folder (new, or an unfinished build)"
+        "",
+        "Where the dataset goes: a folder, or s3://bucket/folder (new, or an unfinished build)",
+        required=True,
     )
     allow_duplicates: bool = setting(
         False,
@@ -54,7 +56,9 @@ class BuildSettings(RowSettings):
 class CheckSettings(CheckedSettings):
     """Check: every byte, image, mask, zone and answer of a dataset"""
 
-    data: str = setting("", "The dataset: a folder or s3://bucket/folder")
+    data: str = setting(
+        "", "The dataset: a folder or s3://bucket/folder", required=True, positional=True
+    )
     num_workers: int = setting(4, _WORKERS, positive, "a positive number")
     output: str | None = setting(
         None, "File for the complete list of findings, one JSON object a line (default: none)"
@@ -65,7 +69,9 @@ class CheckSettings(CheckedSettings):
 class StatsSettings(CheckedSettings):
     """Stats: what a dataset holds, as tables and a picture sheet"""
 
-    data: str = setting("", "The dataset: a folder or s3://bucket/folder")
+    data: str = setting(
+        "", "The dataset: a folder or s3://bucket/folder", required=True, positional=True
+    )
     output_dir: str = setting("runs/stats", "Folder for stats.json and samples.png")
     pictures: int = setting(
         24, "Images on the picture sheet, of each modality alike", not_negative, "0 or more"
@@ -76,7 +82,9 @@ class StatsSettings(CheckedSettings):
 class SynthesizeSettings(CheckedSettings):
     """Synthesize: phantom images with masks, questions and answers, as a data root"""
 
-    output: str = setting("", "New folder for images, masks and CSV files")
+    output: str = setting(
+        "", "New folder for images, masks and CSV files", required=True, positional=True
+    )
     train: int = setting(960, "Training images", not_negative, "0 or more")
     val: int = setting(60, "Validation images", not_negative, "0 or more")
     test: int = setting(100, "Test images", not_negative, "0 or more")
@@ -88,7 +96,9 @@ class SynthesizeSettings(CheckedSettings):
 class AnnotateSettings(CheckedSettings):
     """Annotate: questions and answers from images and masks"""
 
-    data_root: str = setting("", "Folder with images and masks, in PosMed's folders")
+    data_root: str = setting(
+        "", "Folder with images and masks, in PosMed's folders", required=True, positional=True
+    )
     pairs: str | None = setting(
         None,
         "CSV file that names images and masks (image_path, mask_path; task, modality, split, "
@@ -117,12 +127,16 @@ class AnnotateSettings(CheckedSettings):
 class SlicesSettings(CheckedSettings):
     """Slices: from DICOM and NIfTI scans to images and masks for 'annotate'"""
 
-    scans: str = setting("", "Folder with a NIfTI file, a DICOM file or a folder of them per case")
+    scans: str = setting(
+        "", "Folder with a NIfTI file, a DICOM file or a folder of them per case", required=True
+    )
     masks: str | None = setting(
         None, "Folder with the cases' masks under the same names (NIfTI, DICOM or DICOM SEG)"
     )
-    output: str = setting("", "Folder for the images and masks: the data root of 'annotate'")
-    task: str = setting("", "Name of the task, such as lung_CT")
+    output: str = setting(
+        "", "Folder for the images and masks: the data root of 'annotate'", required=True
+    )
+    task: str = setting("", "Name of the task, such as lung_CT", required=True)
     modality: str | None = setting(None, "Name of the modality (default: the task)")
     split: Literal["train", "val", "test"] = setting("train", "Split that these cases belong to")
     window: str = setting(

@@ -6,10 +6,9 @@ re-implementation; docs/moving.md shows whole commands.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-from prs_med.config import SettingError
+from prs_med.checked_settings import SettingError
 
 RENAMED = {
     "annotation_path": "ann_paths",
@@ -60,8 +59,8 @@ GONE = {
 """What to do instead; only for programs that have no setting of that name."""
 
 
-def modernise(argv: Sequence[str], known: Collection[str]) -> list[str]:
-    """The same command line in today's spelling.
+def modern(old: str, value: str | None, known: Collection[str]) -> tuple[str, str | None]:
+    """A setting and its value, if it has one, in today's spelling.
 
     Args:
         known: names of the program's settings, without dashes.
@@ -69,31 +68,14 @@ def modernise(argv: Sequence[str], known: Collection[str]) -> list[str]:
     Raises:
         SettingError: for a setting that is gone, saying what replaces it.
     """
-    modern: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            modern.append(word)
-            continue
-        old, joined, value = word[2:].partition("=")
-        if not joined:
-            # "-1" is a value, "-h" and "--seed" are the next setting.
-            value = words.pop(0) if words and not re.match(r"-\D", words[0]) else ""
-            joined = "=" if value else ""
-        modern += _modern(old, value, bool(joined), known)
-    return modern
-
-
-def _modern(old: str, value: str, has_value: bool, known: Collection[str]) -> list[str]:
-    given = value if has_value else "true"
-    name = old
+    name, given = old, value
     if old not in known:
-        name, given = REPLACED.get((old, given.lower()), (RENAMED.get(old, old), given))
-    given = VALUES.get((name, given), given)
-    if name not in known:
-        if name in GONE:
-            raise SettingError(f"--{old} is no longer needed: {GONE[name]}; remove it")
-        # Left for the parser, which knows more options or says that there is no such one.
-        name, given = old, value
-    return [f"--{name}={given}"] if has_value or name != old else [f"--{name}"]
+        renamed = (RENAMED.get(old, old), value)
+        name, given = REPLACED.get((old, (value or "true").lower()), renamed)
+    if given is not None:
+        given = VALUES.get((name, given), given)
+    if name in known:
+        return name, given
+    if name in GONE:
+        raise SettingError(f"--{old} is no longer needed: {GONE[name]}; remove it")
+    return old, value

@@ -22,13 +22,15 @@ class MachineSettings(CheckedSettings):
     gpu: str = setting(
         "a100-80",
         "Kind of GPU: rtx4090, l4, a10g, l40s, a100-40, a100-80, h100-pcie, h100 or h200",
+        common=("plan",),
     )
-    gpus: int = setting(8, "Number of GPUs in all", positive, "a positive number")
+    gpus: int = setting(8, "Number of GPUs in all", positive, "a positive number", common=("plan",))
     gpus_per_node: int = setting(8, "GPUs of one machine", positive, "a positive number")
     network: str = setting(
         "infiniband-ndr",
         "Between machines: ethernet-10, ethernet-25, ethernet-100, efa-400, infiniband-hdr or "
         "infiniband-ndr",
+        common=("plan",),
     )
     adapters_per_node: int = setting(
         0,
@@ -37,7 +39,11 @@ class MachineSettings(CheckedSettings):
         "0 or more",
     )
     price: float | None = setting(
-        None, "Price of one GPU for one hour, in any currency", not_negative, "0 or more"
+        None,
+        "Price of one GPU for one hour, in any currency",
+        not_negative,
+        "0 or more",
+        common=("plan",),
     )
     reserve_gb: float = setting(
         1.5,
@@ -117,6 +123,7 @@ class OutputSettings(CheckedSettings):
         False,
         "Instead of a plan, test the surroundings: versions, GPUs, collectives, storage, data and "
         "model; exit status 1 if something failed",
+        common=("plan",),
     )
     largest_batch: int = setting(
         16, "Do not recommend a larger micro-batch than this", positive, "a positive number"

@@ -6,16 +6,16 @@ Precedence, lowest first: defaults, what ``--init_from`` was trained with, ``--p
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from prs_med.checked_settings import CheckedSettings, SettingError, without_none
+from prs_med.command_line import LAUNCHED, CommandLine, Group, Option
 from prs_med.config import (
     PRESETS,
     STRUCTURE,
@@ -27,31 +27,45 @@ from prs_med.config import (
     Settings,
     ValidationSettings,
 )
-from prs_med.old_spellings import modernise
+from prs_med.unknown_settings import unknown_setting
 
 _TRAINING_GROUPS = (
     *(DataSettings, ModelSettings, LossSettings, OptimSettings, RunSettings),
     ValidationSettings,
 )
+_FILES = Group(
+    "Many settings at once",
+    (
+        Option("config", "FILE", "YAML file with settings by these names", common=True),
+        Option("preset", "|".join(PRESETS), "Loss recipe (default: released)", common=True),
+    ),
+)
 
 S = TypeVar("S", bound=CheckedSettings)
 
 
-def parse_training_settings(argv: Sequence[str], description: str) -> Settings:
+def parse_training_settings(
+    argv: Sequence[str], description: str = "", program: str = ""
+) -> Settings:
     """Training settings from a command line, and from the YAML file and preset that it names.
+
+    Args:
+        description: what ``--help`` says above the settings, with an example.
+        program: how the program is started, such as ``deepspeed launch/train.py``.
 
     Raises:
         SettingError: for an unknown name or a value that is not allowed.
-        Answered: after ``--help``.
+        Answered: after ``--help`` or ``--version``.
     """
-    return _training_settings(_training_arguments(argv, description, ()))
+    return _training_settings(_training_arguments(argv, description, program))
 
 
 def parse_training_settings_and(
     cls: type[S],
     groups: Sequence[type[CheckedSettings]],
     argv: Sequence[str],
-    description: str,
+    description: str = "",
+    program: str = "",
 ) -> tuple[Settings, S]:
     """Training settings, and those of a program about training, from one command line.
 
@@ -59,9 +73,9 @@ def parse_training_settings_and(
         cls: the program's own settings, which the ``groups`` make up together.
 
     Raises:
-        SettingError: as :func:`parse_training_settings`.
+        SettingError, Answered: as :func:`parse_training_settings`.
     """
-    given = _training_arguments(argv, description, groups)
+    given = _training_arguments(argv, description, program, groups)
     own = {
         spec.name: given.pop(spec.name) for spec in dataclasses.fields(cls) if spec.name in given
     }
@@ -69,22 +83,20 @@ def parse_training_settings_and(
 
 
 def _training_arguments(
-    argv: Sequence[str], description: str, further: Sequence[type[CheckedSettings]]
+    argv: Sequence[str],
+    description: str,
+    program: str,
+    further: Sequence[type[CheckedSettings]] = (),
 ) -> dict[str, str]:
-    parser = _parser(description)
-    _add_groups(parser, further)
-    parser.add_argument("--config", metavar="FILE", help="YAML file with settings by these names")
-    parser.add_argument(
-        "--preset",
-        metavar="NAME",
-        help=f"Loss recipe: {' or '.join(PRESETS)} (default: released)",
+    # A plan can do without the weights and data that training needs.
+    for_program, needed = ("plan", False) if further else ("train", True)
+    groups = (
+        *(Group.of(group, for_program) for group in further),
+        _FILES,
+        *(Group.of(group, for_program, needed) for group in _TRAINING_GROUPS),
+        LAUNCHED,
     )
-    # DeepSpeed's launcher adds it; the environment says the same.
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
-    _add_groups(parser, _TRAINING_GROUPS)
-    given = vars(parser.parse_args(_modern(argv, (*_TRAINING_GROUPS, *further))))
-    given.pop("local_rank", None)
-    return given
+    return CommandLine(program, description, groups).read(argv)
 
 
 def _training_settings(given: dict[str, str]) -> Settings:
@@ -121,73 +133,21 @@ def _structure_of(init_from: str | None) -> dict[str, Any]:
     return {name: trained_with[name] for name in STRUCTURE if name in trained_with}
 
 
-def parse_settings(cls: type[S], argv: Sequence[str], description: str) -> S:
+def parse_settings(
+    cls: type[S], argv: Sequence[str], description: str = "", program: str = ""
+) -> S:
     """Settings of any other program from its command line.
 
+    Args:
+        description: what ``--help`` says above the settings, with an example.
+        program: how the program is started, such as ``python launch/eval.py``.
+
     Raises:
-        SettingError: as :func:`parse_training_settings`.
+        SettingError, Answered: as :func:`parse_training_settings`.
     """
-    parser = _parser(description)
-    # As in training: DeepSpeed's launcher adds it.
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
-    _add_groups(parser, (cls,))
-    given = vars(parser.parse_args(_modern(argv, (cls,))))
-    given.pop("local_rank", None)
+    group = dataclasses.replace(Group.of(cls), title="Settings")
+    given = CommandLine(program, description, (group, LAUNCHED)).read(argv)
     return cls(**_typed(given, cls))
-
-
-class Answered(SystemExit):
-    """The question was for ``--help``, and has been answered; a program ends with status 0."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def exit(self, status: int = 0, message: str | None = None) -> typing.NoReturn:
-        raise Answered(status)
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise SettingError(f"{message} (see --help)")
-
-
-def _parser(description: str) -> _Parser:
-    return _Parser(
-        description=description,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=32, width=100
-        ),
-        allow_abbrev=False,
-    )
-
-
-def _modern(argv: Sequence[str], groups: Sequence[type[CheckedSettings]]) -> list[str]:
-    known = {spec.name for group in groups for spec in dataclasses.fields(group)}
-    return modernise(argv, known)
-
-
-def _add_groups(parser: argparse.ArgumentParser, groups: Sequence[type[CheckedSettings]]) -> None:
-    for group in groups:
-        hints = typing.get_type_hints(group)
-        arguments = parser.add_argument_group(group.__doc__)
-        for spec in dataclasses.fields(group):
-            arguments.add_argument(
-                f"--{spec.name}", help=_help(spec), **_shape(spec.name, hints[spec.name])
-            )
-
-
-def _help(spec: dataclasses.Field[Any]) -> str:
-    text: str = spec.metadata["help"].replace("%", "%%")
-    if spec.default in ("", None):
-        return text
-    default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
-    return f"{text} (default: {default})"
-
-
-def _shape(name: str, hint: Any) -> dict[str, Any]:
-    if without_none(hint) is bool:
-        return {"nargs": "?", "const": "true", "metavar": "true|false"}
-    if typing.get_origin(hint) is Literal:
-        return {"metavar": "|".join(typing.get_args(hint))}
-    return {"metavar": name.upper()}
 
 
 def _typed(given: Mapping[str, str], cls: type[CheckedSettings]) -> dict[str, Any]:
@@ -217,9 +177,9 @@ def _read_yaml(path: Path, option: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SettingError(f"{option} {path}: expected 'name: value' lines")
     known = {spec.name for spec in dataclasses.fields(Settings)} | {"preset"}
-    unknown = sorted(set(loaded) - known)
+    unknown = sorted(set(loaded) - known, key=str)
     if unknown:
-        raise SettingError(f"{option} {path}: unknown setting {unknown[0]!r} (see --help)")
+        raise SettingError(f"{option} {path}: {unknown_setting(str(unknown[0]), known, '')}")
     hints = typing.get_type_hints(Settings)
     # YAML reads 1e-4 as text: its numbers need a decimal point before the exponent.
     return {

@@ -24,8 +24,9 @@ Each command has its own --help.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prs_med.checked_settings import SettingError
 from prs_med.data_config import (
@@ -36,35 +37,19 @@ from prs_med.data_config import (
     StatsSettings,
     SynthesizeSettings,
 )
+from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
-from prs_med.settings_io import parse_settings
 
 
 @program
 def main(argv: Sequence[str]) -> int:
     """Run a command and return the exit status: 0 done, 1 'check' found something, 2 a mistake in
     settings or data."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {
-        "slices": run_slices,
-        "annotate": run_annotate,
-        "build": run_build,
-        "check": run_check,
-        "stats": run_stats,
-        "synthesize": run_synthesize,
-    }
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv else 2
-    if argv[0] not in commands:
-        raise SettingError(f"{argv[0]}: allowed are {', '.join(commands)}")
-    return commands[argv[0]](argv[1:])
+    return run_command("python launch/data.py", __doc__ or "", COMMANDS, argv)
 
 
-def run_build(argv: Sequence[str]) -> int:
+def run_build(settings: BuildSettings) -> int:
     """``build``."""
-    settings = parse_settings(BuildSettings, argv, BuildSettings.__doc__ or "")
-    settings.require("data_root", "output")
-
     from prs_med.data.dataset.build import Layout, build
     from prs_med.data.rows import annotation_paths, tasks_in
     from prs_med.data.sources import read_annotations
@@ -117,10 +102,8 @@ def _list(what: str, lines: Sequence[str]) -> None:
             print(f"  {line}")
 
 
-def run_synthesize(argv: Sequence[str]) -> int:
+def run_synthesize(settings: SynthesizeSettings) -> int:
     """``synthesize``."""
-    settings = parse_settings(SynthesizeSettings, argv, SynthesizeSettings.__doc__ or "")
-    settings.require("output")
     output = Path(settings.output)
     if output.exists() and any(output.iterdir()):
         raise SettingError(f"--output {output} is not empty: give a new folder")
@@ -133,11 +116,8 @@ def run_synthesize(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_check(argv: Sequence[str]) -> int:
+def run_check(settings: CheckSettings) -> int:
     """``check``."""
-    settings = parse_settings(CheckSettings, argv, CheckSettings.__doc__ or "")
-    settings.require("data")
-
     from prs_med.data.dataset.check import check
     from prs_med.storage.location import open_store
 
@@ -149,11 +129,8 @@ def run_check(argv: Sequence[str]) -> int:
     return 1 if findings.errors else 0
 
 
-def run_stats(argv: Sequence[str]) -> int:
+def run_stats(settings: StatsSettings) -> int:
     """``stats``."""
-    settings = parse_settings(StatsSettings, argv, StatsSettings.__doc__ or "")
-    settings.require("data")
-
     from prs_med.data.dataset.stats import stats
     from prs_med.storage.location import open_store
 
@@ -165,11 +142,8 @@ def run_stats(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_annotate(argv: Sequence[str]) -> int:
+def run_annotate(settings: AnnotateSettings) -> int:
     """``annotate``."""
-    settings = parse_settings(AnnotateSettings, argv, AnnotateSettings.__doc__ or "")
-    settings.require("data_root")
-
     from prs_med.data.annotate import annotate, find_pairs
 
     root = Path(settings.data_root)
@@ -190,11 +164,8 @@ def run_annotate(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_slices(argv: Sequence[str]) -> int:
+def run_slices(settings: SlicesSettings) -> int:
     """``slices``."""
-    settings = parse_settings(SlicesSettings, argv, SlicesSettings.__doc__ or "")
-    settings.require("scans", "output", "task")
-
     from prs_med.data.scans.slices import write_slices
 
     summary = write_slices(
@@ -214,3 +185,19 @@ def run_slices(argv: Sequence[str]) -> int:
     )
     print(summary.text())
     return 0
+
+
+COMMANDS: dict[str, Command[Any]] = {
+    "slices": Command(
+        SlicesSettings,
+        run_slices,
+        "--scans scans --masks masks --task lung_CT --output data/lung",
+    ),
+    "annotate": Command(AnnotateSettings, run_annotate, "data/lung"),
+    "build": Command(
+        BuildSettings, run_build, "--data_root data/posmed --output s3://bucket/dataset"
+    ),
+    "check": Command(CheckSettings, run_check, "s3://bucket/dataset"),
+    "stats": Command(StatsSettings, run_stats, "s3://bucket/dataset"),
+    "synthesize": Command(SynthesizeSettings, run_synthesize, "data/phantoms --train 1000"),
+}

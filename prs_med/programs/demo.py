@@ -3,6 +3,8 @@
 Everything is made here, at random: phantom images of four kinds with lesions, and small networks in
 the file layouts of LLaVA-Med and TinySAM. Training starts from nothing, so a few minutes suffice
 only because the images are simple.
+
+Example: python launch/demo.py --output_dir runs/demo
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class DemoSettings(CheckedSettings):
 @program
 def main(argv: Sequence[str]) -> int:
     """Run the demo; the exit status is that of the first command that fails."""
-    settings = parse_settings(DemoSettings, argv, __doc__ or "")
+    settings = parse_settings(DemoSettings, argv, __doc__ or "", "python launch/demo.py")
     output, dataset = Path(settings.output_dir), f"{settings.s3 or settings.output_dir}/dataset"
     data = output / "data"
     if output.exists() and not (data / "annotations").is_dir():

@@ -24,9 +24,12 @@ from prs_med.config import SettingError
 from prs_med.programs.program import program
 from prs_med.settings_io import parse_settings
 
-_COMPARISON = """Compare evaluations with the first of them: python launch/eval.py compare A B ...
+_PROGRAM = "python launch/eval.py"
+_COMPARISON = """Compare evaluations with the first of them.
 
-A and B are output folders of evaluations of the same questions, which are matched by their rows.
+Example: python launch/eval.py compare runs/a/evaluation runs/b/evaluation
+
+A, B and more are output folders of evaluations of the same questions, matched by their rows.
 Writes comparison.html, comparison.md and comparison.json: differences for each modality with 95 %
 bootstrap intervals, and pictures of the cases that changed most.
 """
@@ -39,15 +42,14 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["compare"]:
         compare(argv[1:])
     else:
-        evaluate_split(parse_settings(EvaluationSettings, argv, __doc__ or ""))
+        settings = parse_settings(EvaluationSettings, argv, __doc__ or "", _PROGRAM)
+        settings.require()
+        evaluate_split(settings)
     return 0
 
 
 def evaluate_split(settings: EvaluationSettings) -> None:
     """Answer every question of the split, score the answers and write the results."""
-    settings.require("checkpoint")
-    if not (settings.data or settings.data_root):
-        raise SettingError("give --data or --data_root: the questions to answer")
     # Slow to import, and a mistake in the settings should show at once.
     from prs_med.evaluate.answering import Answerer
     from prs_med.evaluate.evaluation import evaluate
@@ -76,7 +78,7 @@ def compare(argv: Sequence[str]) -> None:
     """Compare evaluations and write what differs."""
     number = next((n for n, word in enumerate(argv) if word.startswith("-")), len(argv))
     folders, options = argv[:number], argv[number:]
-    settings = parse_settings(ComparisonSettings, options, _COMPARISON)
+    settings = parse_settings(ComparisonSettings, options, _COMPARISON, f"{_PROGRAM} compare A B")
     if len(folders) < 2 or len(set(folders)) < len(folders):
         raise SettingError(
             "compare: give two folders or more, each once: python launch/eval.py compare A B"

@@ -32,12 +32,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from prs_med.checked_settings import CheckedSettings
 from prs_med.config import (
     ExportSettings,
     ImportSettings,
@@ -48,37 +47,19 @@ from prs_med.config import (
     VerifySettings,
     names_in,
 )
+from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
-from prs_med.settings_io import parse_settings
-
-S = TypeVar("S", bound=CheckedSettings)
 
 
 @program
 def main(argv: Sequence[str]) -> int:
     """Run a command and return the exit status: 0 done, 1 'verify' found something, 2 a mistake in
     settings or weights."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {
-        "inspect": run_inspect,
-        "verify": run_verify,
-        "trained": run_trained,
-        "merged": run_merged,
-        "export-released": run_export,
-        "import-released": run_import,
-    }
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv else 2
-    if argv[0] not in commands:
-        raise SettingError(f"{argv[0]}: allowed are {', '.join(commands)}")
-    return commands[argv[0]](argv[1:])
+    return run_command("python launch/export.py", __doc__ or "", COMMANDS, argv)
 
 
-def run_inspect(argv: Sequence[str]) -> int:
+def run_inspect(settings: InspectSettings) -> int:
     """``inspect``."""
-    settings = _settings(InspectSettings, argv)
-    settings.require("checkpoint")
-
     from prs_med.checkpoint.manifest import FORMAT
     from prs_med.export.inspection import inspect_text
     from prs_med.export.named_checkpoint import find_checkpoints
@@ -94,11 +75,8 @@ def run_inspect(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_verify(argv: Sequence[str]) -> int:
+def run_verify(settings: VerifySettings) -> int:
     """``verify``."""
-    settings = _settings(VerifySettings, argv)
-    settings.require("checkpoint")
-
     from prs_med.export.named_checkpoint import find_checkpoints
     from prs_med.export.verification import verify
 
@@ -111,10 +89,8 @@ def run_verify(argv: Sequence[str]) -> int:
     return 1 if broken else 0
 
 
-def run_trained(argv: Sequence[str]) -> int:
+def run_trained(settings: TrainedExportSettings) -> int:
     """``trained``."""
-    settings = _settings(TrainedExportSettings, argv)
-    settings.require("checkpoint", "output_dir")
     output = _new(settings.output_dir)
 
     from prs_med.export.named_checkpoint import find_checkpoints
@@ -133,10 +109,8 @@ def run_trained(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_merged(argv: Sequence[str]) -> int:
+def run_merged(settings: MergedExportSettings) -> int:
     """``merged``."""
-    settings = _settings(MergedExportSettings, argv)
-    settings.require("checkpoint", "output_dir")
     output = _new(settings.output_dir)
 
     from prs_med.export.as_folder import as_trained_folder
@@ -149,10 +123,8 @@ def run_merged(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_export(argv: Sequence[str]) -> int:
+def run_export(settings: ExportSettings) -> int:
     """``export-released``."""
-    settings = _settings(ExportSettings, argv)
-    settings.require("checkpoint", "output_dir")
     output = _new(settings.output_dir)
 
     from prs_med.export.as_folder import as_trained_folder
@@ -165,11 +137,8 @@ def run_export(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_import(argv: Sequence[str]) -> int:
+def run_import(settings: ImportSettings) -> int:
     """``import-released``."""
-    settings = _settings(ImportSettings, argv)
-    settings.require("released", "vlm_path", "output_dir")
-
     from prs_med.model.released import RELEASED_MODALITIES, import_released
 
     import_released(
@@ -183,17 +152,25 @@ def run_import(argv: Sequence[str]) -> int:
     return 0
 
 
-def _settings(cls: type[S], argv: Sequence[str]) -> S:
-    """The settings of a command; what it is about may come first, without its flag."""
-    flag = "--released" if cls is ImportSettings else "--checkpoint"
-    if argv and not argv[0].startswith("-"):
-        argv = [flag, *argv]
-    return parse_settings(cls, argv, cls.__doc__ or "")
-
-
 def _new(output_dir: str) -> Path:
     """The folder to write; refused before anything is computed if it is there."""
     output = Path(output_dir)
     if output.exists():
         raise SettingError(f"--output_dir {output} exists already: name a new folder, or remove it")
     return output
+
+
+COMMANDS: dict[str, Command[Any]] = {
+    "inspect": Command(InspectSettings, run_inspect, "runs/a"),
+    "verify": Command(VerifySettings, run_verify, "s3://bucket/a --all"),
+    "trained": Command(TrainedExportSettings, run_trained, "runs/a --output_dir exported/trained"),
+    "merged": Command(MergedExportSettings, run_merged, "runs/a/best --output_dir exported/merged"),
+    "export-released": Command(
+        ExportSettings, run_export, "runs/a/best --output_dir exported/released"
+    ),
+    "import-released": Command(
+        ImportSettings,
+        run_import,
+        "released --vlm_path microsoft/llava-med-v1.5-mistral-7b --output_dir imported",
+    ),
+}

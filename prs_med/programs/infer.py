@@ -28,13 +28,14 @@ from prs_med.settings_io import parse_settings
 @program
 def main(argv: Sequence[str]) -> int:
     """Answer and return the exit status: 0 done, 2 a mistake in settings, data or weights."""
-    run(parse_settings(InferenceSettings, argv, __doc__ or ""))
+    settings = parse_settings(InferenceSettings, argv, __doc__ or "", "python launch/infer.py")
+    settings.require()
+    run(settings)
     return 0
 
 
 def run(settings: InferenceSettings) -> None:
     """Answer every question and write what was answered."""
-    settings.require("checkpoint")
     # Slow to import, and a mistake in the settings should show at once.
     from prs_med.evaluate.answering import Answerer
     from prs_med.evaluate.inference import RESULTS, infer

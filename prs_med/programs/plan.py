@@ -44,7 +44,9 @@ SIMPLEST_FIRST = ("zero2.json", "zero3.json", "zero2_offload.json", "zero3_offlo
 @program
 def main(argv: Sequence[str]) -> int:
     """Run and return the exit status."""
-    settings, plan = parse_training_settings_and(PlanSettings, PLAN_GROUPS, argv, __doc__ or "")
+    settings, plan = parse_training_settings_and(
+        PlanSettings, PLAN_GROUPS, argv, __doc__ or "", "python launch/plan.py"
+    )
     return check(settings, plan) if plan.check else show_plan(settings, plan)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from prs_med.checked_settings import SettingError
 from prs_med.checkpoint.errors import BrokenCheckpointError
+from prs_med.command_line import Answered
 from prs_med.data.records import DataError
 from prs_med.model.errors import CheckpointError
 from prs_med.quiet import quieten
-from prs_med.settings_io import Answered
 from prs_med.storage.store import StorageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,11 +1,16 @@
-"""Train PRS-Med: ``deepspeed launch/train.py --deepspeed ds_configs/zero2.json ...``
+"""Train PRS-Med.
+
+Example: deepspeed launch/train.py --deepspeed ds_configs/zero2.json --data_root data/posmed \\
+    --vlm_path microsoft/llava-med-v1.5-mistral-7b --sam_ckpt weights/tinysam_42.3.pth
 
 Settings come from the command line, from a YAML file (--config) and from a loss recipe (--preset),
-the first of these that names a setting wins.
+the first of these that names a setting wins. Exit status: 0 done, 2 a mistake in settings or data,
+3 stopped, 75 saved after a signal and to be started again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +28,8 @@ GO_ON_LATER = 75
 def main(argv: Sequence[str]) -> int:
     """Run and return the exit status: 0 done, 2 a mistake in settings or data, 3 stopped, 75 saved
     after a signal and to be started again."""
-    settings = parse_training_settings(argv, __doc__ or "")
+    settings = parse_training_settings(argv, __doc__ or "", "deepspeed launch/train.py")
+    settings.require()
     return train(settings)
 
 
@@ -35,7 +41,9 @@ def train(settings: Settings) -> int:
     from prs_med.train.run import run
 
     try:
-        signal = run(settings)
+        # What is said of a training stands on stderr. Parts of DeepSpeed print.
+        with contextlib.redirect_stdout(sys.stderr):
+            signal = run(settings)
         if signal:
             print(f"saved after {signal}; the same command with --resume auto goes on",
                   file=sys.stderr)  # fmt: skip

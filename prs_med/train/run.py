@@ -116,17 +116,15 @@ class _Logs:
 def run(settings: Settings) -> str:
     """Train as the settings say; every process of the job calls this.
 
+    Args:
+        settings: with all that training requires (``settings.require()``).
+
     Returns:
         What asked the run to end, after saving, before its last step; empty if it is complete.
 
     Raises:
         SettingError, DataError, CheckpointError, StorageError: with a message for the user.
     """
-    if not settings.data:
-        settings.require("data_root")
-    settings.require("vlm_path", "deepspeed")
-    if not settings.init_from:
-        settings.require("sam_ckpt")
     rank = distributed.start()
     given, settings = settings, settings.for_processes(rank.world)
     say = _speaker(rank)

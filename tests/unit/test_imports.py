@@ -13,11 +13,14 @@ PACKAGE = ROOT / "prs_med"
 SETTINGS = {
     "answering_config",
     "checked_settings",
+    "command_line",
     "config",
     "data_config",
     "old_spellings",
     "plan_config",
     "settings_io",
+    "trainer_names",
+    "unknown_settings",
 }
 BOTTOM = {*SETTINGS, "batch", "quiet", "srun"}
 """Modules that know no part."""

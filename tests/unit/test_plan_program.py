@@ -109,7 +109,7 @@ def test_config_json_alone_is_enough(small, tmp_path: Path, capsys) -> None:
         ),
         (["--batch_size", "-1"], "--batch_size -1: allowed is a positive number"),
         (["--deepspeed", "nowhere.json"], "--deepspeed nowhere.json: "),
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--nonsense"], "--nonsense: no such setting (see --help)"),
         (["--vlm_path", "./nowhere"], "--vlm_path ./nowhere: no such folder"),
     ],
 )

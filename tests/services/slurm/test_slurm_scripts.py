@@ -237,7 +237,7 @@ def near_its_end(slurm: SlurmCluster, job: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--batch_sise", "4"], "unrecognized arguments: --batch_sise=4"),
+        (["--batch_sise", "4"], "--batch_sise: no such setting; did you mean --batch_size?"),
         (["--vlm_path", "/no/such/model"], "error: --vlm_path /no/such/model: no such folder"),
     ],
 )
