@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from prs_med.plan.meta_results import MetaResults
+
 
 class Part(IntEnum):
     """Whose work an operation is, or whose result a piece of memory holds."""
@@ -68,6 +70,10 @@ class Unit(IntEnum):
     """Convolutions in fp32."""
     FP32 = 2
     """Matrix products in fp32."""
+
+
+_RESULTS = MetaResults()
+"""For all traces of the process: ways of training differ in few operations."""
 
 
 class OpTrace:
@@ -169,7 +175,7 @@ class OpRecorder(TorchDispatchMode):
             # There are no values to look at. The one question that the model asks of them is
             # whether all tokens are real; some are padding.
             return False
-        result = func(*args, **kwargs)
+        result = _RESULTS(func, args, kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         for output in outputs:
             self._follow(output)
