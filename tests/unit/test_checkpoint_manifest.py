@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from prs_med.checkpoint.errors import BrokenCheckpointError
 from prs_med.checkpoint.manifest import (
-    BLOCK,
     CheckpointName,
     Group,
     Manifest,
@@ -48,6 +47,11 @@ def test_it_comes_back_as_it_was() -> None:
     assert [file.name for file in MANIFEST.all_files] == [FILE.name, "metrics.jsonl"]
 
 
+def test_it_is_written_without_blanks() -> None:
+    """A large model has tens of thousands of fragments."""
+    assert MANIFEST.dumps().startswith(b'{"format":1,"name":"step-00000007-01","run":"run",')
+
+
 def test_entries_of_later_versions_are_passed_over() -> None:
     assert parse_manifest(sealed(more=[1]), "x") == MANIFEST
 
@@ -71,7 +75,7 @@ def test_keys_outside_the_prefix_are_refused(sha256: str) -> None:
         parse_manifest(changed.dumps(), "x")
 
 
-@pytest.mark.parametrize(("size", "crcs"), [(-1, 0), (0, 1), (1, 0), (BLOCK, 2), (BLOCK + 1, 1)])
+@pytest.mark.parametrize(("size", "crcs"), [(-1, 0), (0, 1), (1, 0), (2**20, 2), (2**20 + 1, 1)])
 def test_checksums_that_do_not_fit_the_size_are_refused(size: int, crcs: int) -> None:
     changed = replace(MANIFEST, files=[replace(FILE, size=size, crc32=[0] * crcs)])
     with pytest.raises(

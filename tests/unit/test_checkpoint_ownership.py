@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,63 @@ def test_a_lease_that_cannot_be_read_is_named(store: DirectoryStore) -> None:
     store.write("lease.json", b"{")
     with pytest.raises(StorageError, match=r"lease\.json: is no lease"):
         claim(store, "run", 0, lambda text: None)
+
+
+def test_claim_and_lease_say_who_holds_them(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    owned = claimed(store, "run", 2)
+    who = {"attempt": 3, "host": socket.gethostname(), "process": os.getpid(), "job": "slurm 4711"}
+    found = lease(store)
+    assert who.items() <= found.items()
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() in str(found["namespace"])
+    claim_file = json.loads(store.read("attempts/000003.json"))
+    assert claim_file == {"run": "run", **found, "renewals": 0}
+    owned.release()
+
+
+def test_a_process_that_never_releases_can_end_all_the_same(store: DirectoryStore) -> None:
+    owned = claimed(store, "run", 0)
+    leases = [thread for thread in threading.enumerate() if thread.name == "lease"]
+    assert [thread.daemon for thread in leases] == [True]
+    owned.release()
+
+
+def test_processes_that_torchrun_gave_no_name_are_not_one_job(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    owned = claimed(store, "run", 0)
+    with pytest.raises(SupersededError, match="is saving there"):
+        claim(store, "run", 1, lambda text: None)
+    owned.release()
+
+
+@pytest.fixture
+def odd_process() -> Iterator[int]:
+    """One that runs, and whose name looks as if it had ended."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(writing)
+        Path("/proc/self/comm").write_text("x) Z 1")
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    wait_until(lambda: ") Z 1)" in Path(f"/proc/{process}/stat").read_text())
+    yield process
+    os.close(writing)
+    os.waitpid(process, 0)
+
+
+def test_a_process_with_an_odd_name_is_not_taken_for_ended(
+    store: DirectoryStore, odd_process: int
+) -> None:
+    owned = claimed(store, "run", 0)
+    here = lease(store)
+    owned.release()
+    store.write("lease.json", json.dumps({**here, "process": odd_process}).encode())
+    said: list[str] = []
+    claim(store, "run", 1, said.append, patience=0.2).release()
+    assert f"process {odd_process} on {socket.gethostname()} was saving there" in said[0]

@@ -125,7 +125,8 @@ def test_a_damaged_manifest_is_no_candidate_and_goes_when_it_is_old(
     write(place, 5, 0.1)
     pruner.prune()
     assert steps(place) == [3, 4, 5]
-    assert "its own checksum is wrong" in caplog.text
+    damaged = place.where(CheckpointName(1, 2))
+    assert caplog.messages == [f"{damaged}: is damaged: its own checksum is wrong"]
 
 
 def test_one_that_cannot_be_removed_does_not_keep_the_others(
@@ -154,6 +155,22 @@ def test_manifests_are_read_once(tmp_path: Path) -> None:
     assert scores_of(place, known) == first == {CheckpointName(1, 1): {"val_dice": 0.5}}
     place.remove(CheckpointName(1, 1))
     assert scores_of(place, known) == {}
+
+
+def test_a_pruner_reads_them_once_too(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    write(place, 1, 0.5)
+    pruner = Pruner(place, KEEP_TWO)
+    assert pruner.scores() == {CheckpointName(1, 1): {"val_dice": 0.5}}
+    (Path(place.where(CheckpointName(1, 1))) / MANIFEST).write_bytes(b"")
+    assert pruner.scores() == {CheckpointName(1, 1): {"val_dice": 0.5}}
+
+
+def test_a_checkpoint_that_says_nothing_of_scores_has_none(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    (part,) = snapshots(STATE, {"mllm": zero2(STATE.parameters["mllm"], 1)}, Further(state={}))
+    assert not save(place, [part], CheckpointName(1, 1)).error
+    assert scores_of(place) == {CheckpointName(1, 1): {}}
 
 
 def test_only_old_leftovers_are_swept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,6 +45,21 @@ def test_global_batches_do_not_depend_on_the_split(
         assert sorted(i for part in parts for i in part) == expected[step]
 
 
+def test_each_rank_takes_its_turn_within_every_micro_batch_of_the_global_one() -> None:
+    # A run goes on under another release: no rank may then take what another has taken.
+    def taken(rank: int) -> list[list[int]]:
+        return list(islice(training_positions(2, 2, Rank(rank, 3), 1), 3))
+
+    assert taken(0) == [[12, 13], [18, 19], [24, 25]]
+    assert taken(2) == [[16, 17], [22, 23], [28, 29]]
+    assert next(training_positions(2, 2, Rank(1, 3))) == [2, 3]
+
+
+def test_the_order_is_the_one_that_earlier_releases_had() -> None:
+    # Runs go on under another release: these numbers must not change.
+    assert [sample_at(16 + i, 8, 5) for i in range(8)] == [4, 2, 6, 7, 5, 0, 1, 3]
+
+
 def test_another_seed_and_epoch_is_another_order() -> None:
     def epoch(number: int, seed: int) -> list[int]:
         return [sample_at(number * 50 + i, 50, seed) for i in range(50)]
@@ -63,11 +78,19 @@ def test_evaluation_counts_every_sample_once(samples: int, micro: int, world: in
     assert sorted(counted) == list(range(samples))
 
 
+def test_each_rank_evaluates_neighbours_and_fills_up_at_the_end() -> None:
+    assert evaluation_batches(7, 2, Rank(0, 2)) == [[0, 1], [2, 3]]
+    assert evaluation_batches(7, 2, Rank(1, 2)) == [[4, 5], [6, None]]
+    assert evaluation_batches(8, 2, Rank(1, 2)) == [[4, 5], [6, 7]]
+    assert evaluation_batches(0, 2, Rank(1, 2)) == []
+
+
 @given(count=st.integers(0, 40), samples=SIZES)
 def test_chosen_samples_lie_at_equal_distances(count: int, samples: int) -> None:
     chosen = evenly_spread(count, samples)
     assert len(chosen) == min(count, samples)
     assert set(chosen) <= set(range(samples))
+    assert not chosen or chosen[0] == 0
     steps = {after - before for before, after in pairwise(chosen)}
     assert all(step > 0 for step in steps)
     assert not steps or max(steps) - min(steps) <= 1

@@ -22,6 +22,10 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert draw(Sampling(1)).tolist() == [0, 1, 0, 0]
 
 
+def test_an_answer_can_be_had_again_unless_asked_otherwise() -> None:
+    assert Sampling(5) == Sampling(5, temperature=0.0, top_p=1.0, seed=0)
+
+
 def test_temperature_one_draws_by_probability() -> None:
     torch.testing.assert_close(draw(Sampling(1, 1.0)), PROBABILITIES, atol=0.03, rtol=0)
 

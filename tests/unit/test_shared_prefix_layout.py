@@ -82,6 +82,18 @@ def test_each_token_sees_its_own_sample_up_to_itself(images: list[list[EncodedTe
     assert sees.any(-1).all()
 
 
+def test_with_a_window_a_token_sees_as_many_positions_back() -> None:
+    batch = collated([[text([5, 6, 7], [5]), text([5, 6, 6], [6])]], "all")
+    packing = batch.packing
+    sees = shared_prefix_mask(packing.segments, packing.position_ids, 3)[0, 0]
+    # Seven tokens of both, then 7 5 </s> of the first and 6 6 </s> of the second.
+    assert batch.packing.segments.tolist() == [[PREFIX] * 7 + [1] * 3 + [2] * 3]
+    seen = [row.nonzero().flatten().tolist() for row in sees]
+    assert seen[:3] == [[0], [0, 1], [0, 1, 2]]
+    assert seen[7:10] == [[5, 6, 7], [6, 7, 8], [7, 8, 9]]
+    assert seen[10:] == [[5, 6, 10], [6, 10, 11], [10, 11, 12]]
+
+
 @given(images=IMAGES)
 def test_labels_and_prompts_are_those_of_samples_apart(images: list[list[EncodedText]]) -> None:
     together, apart = collated(images, "question"), collated(images, "question", share=False)

@@ -65,6 +65,15 @@ def test_choice_depends_on_the_seed_and_neither_on_order_nor_on_the_root() -> No
     assert names(split_records(rows(40), 0.25, seed=2).val) != chosen
 
 
+@pytest.mark.parametrize(
+    ("images", "fraction", "held_out"),
+    # One image at least, whatever the share; then what is closest to it.
+    [(10, 0.001, 1), (10, 0.1, 1), (10, 0.14, 1), (10, 0.16, 2), (2, 0.99, 1), (3, 0.99, 2)],
+)
+def test_how_many_images_are_held_out(images: int, fraction: float, held_out: int) -> None:
+    assert len(names(split_records(rows(images), fraction, 0).val)) == held_out
+
+
 def test_nothing_to_hold_out() -> None:
     assert split_records(rows(5), 0, 0) == Splits(rows(5), [], [], held_out=False)
     assert split_records(rows(1), 0.5, 0) == Splits(rows(1), [], [], held_out=False)
@@ -169,6 +178,13 @@ def test_rows_of_one_image_and_images_of_one_patient_stay_together() -> None:
     assert held_out == {True, False}
 
 
+def test_patients_are_held_out_only_while_they_bring_the_share_closer() -> None:
+    # Of thirty images 7.5 per cent are two, of twenty 15 are three: one patient of two images is
+    # as close to three as two patients are.
+    assert len(names(split_records(grouped([2] * 15), 0.075, 0).val)) == 2
+    assert len(names(split_records(grouped([2] * 10), 0.15, 0).val)) == 2
+
+
 def test_one_patient_alone_is_not_held_out() -> None:
     records = grouped([5])
     assert split_records(records, 0.5, 0) == Splits(records, [], [], held_out=False)
@@ -176,6 +192,20 @@ def test_one_patient_alone_is_not_held_out() -> None:
 
 def test_of_large_patients_the_smallest_is_held_out() -> None:
     assert group_names(split_records(grouped([30, 20, 40]), 0.01, 0).val) == {"p1"}
+
+
+def test_a_shared_patient_is_reported_where_images_are_held_out_too() -> None:
+    records = [
+        replace(record(2, "a.png", "train"), group="p1"),
+        replace(record(3, "b.png", "test"), group="p1"),
+        record(4, "c.png", "train"),
+        record(5, "d.png", "train"),
+    ]
+    splits = split_records(records, 0.4, 0)
+    assert splits.held_out
+    assert splits.shared_groups == [
+        "patient or study 'p1' is in several splits: train (a.csv:2), test (a.csv:3)"
+    ]
 
 
 @pytest.mark.parametrize("train", ["train", ""])

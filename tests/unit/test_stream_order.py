@@ -71,6 +71,36 @@ def test_a_rank_reads_from_no_more_row_groups_at_a_time_than_the_window() -> Non
         assert len(set(recent)) <= 2 * 24
 
 
+@pytest.mark.parametrize(("window", "streams"), [(1, 1), (2, 2), (5, 3), (6, 6), (20, 6)])
+def test_there_are_as_many_streams_as_divide_the_batch_and_fit_the_window(
+    window: int, streams: int
+) -> None:
+    assert StreamOrder([4] * 9, 0, 6, window).streams == streams
+
+
+def test_parts_are_the_global_batch_cut_in_order() -> None:
+    order = StreamOrder([7, 3, 9, 4], 2, global_batch=12, window=5)
+    for step in (0, 1, 9):
+        parts = [order.part(step, Rank(rank, 3)) for rank in range(3)]
+        assert [len(part) for part in parts] == [4, 4, 4]
+        assert [unit for part in parts for unit in part] == order.batch(step)
+
+
+@pytest.mark.parametrize("batch", [4, 600])
+def test_the_sequence_of_a_rank_is_its_parts_one_behind_the_other(batch: int) -> None:
+    # Longer than what is found out at once, for small and for large batches.
+    order = StreamOrder([30] * 20, 3, batch, window=8)
+    steps = 1500 // batch
+    expected = [unit for step in range(5, 5 + steps) for unit in order.part(step, Rank(1, 2))]
+    assert list(islice(order.sequence(5, Rank(1, 2)), len(expected))) == expected
+
+
+def test_the_reach_is_a_block_of_each_of_a_ranks_streams() -> None:
+    order = StreamOrder([3, 7, 5], 0, global_batch=4, window=9)
+    # Four streams, of which each shuffles two row groups at a time, of up to seven units.
+    assert [order.reach(ranks) for ranks in (1, 2, 3, 4)] == [56, 28, 28, 14]
+
+
 def test_another_seed_window_or_epoch_is_another_order() -> None:
     def epoch(number: int = 0, seed: int = 0, window: int = 8) -> list[tuple[int, int]]:
         return units(StreamOrder([7] * 20, seed, 8, window), number * 140, 140)

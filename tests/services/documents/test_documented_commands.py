@@ -39,6 +39,7 @@ ELSEWHERE = {
     "* make lint": "a part of make test",
     "* make test-crash": "tests/crash runs a sample of it",
     "* make test-docker": "as root, for minutes, on request",
+    "* make mutants*": "tries some two thousand changes of the code, on request",
     "README.md pip install *": "make setup does the same with more extras",
     "CONTRIBUTING.md python -m pytest -m *": "all of these tests run in make test",
     "CONTRIBUTING.md pre-commit install": "changes the repository that it runs in",
