@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Small tensors: more threads only wait for each other. Before torch is imported.
@@ -62,6 +63,11 @@ def sample_data() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the process does that reports: in a test process of xdist, it is there already."""
+    # How long an example takes says something of the machine.
+    hypothesis.settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("patient")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Cost())
     config.pluginmanager.register(leftovers)
