@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import patience
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -87,7 +89,7 @@ def _failure(command: list[str], timeout_s: float) -> str:
     """The last lines of a command that failed; empty when it did not."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
+            command, capture_output=True, text=True, timeout=patience(timeout_s), check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
