@@ -18,6 +18,15 @@ def ask_again(root: Path, addition: str, every: int = 1) -> None:
         path.write_text(head + "".join(rows + again), encoding="utf-8")
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """What every file below a folder holds."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 def build_small(root: Path, store: Store, row_group_bytes: int, shard_bytes: int) -> None:
     """Build a dataset of all that the annotation files ask."""
     build(

@@ -11,7 +11,7 @@ import pytest
 from prs_med.data.phantoms import write_phantoms
 from tests.patience import patience
 from tests.programs import kill, start, succeed
-from tests.small_dataset import ask_again
+from tests.small_dataset import ask_again, files
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,6 @@ def command(root: Path, output: Path) -> list[object]:
         *("data", "build", "--data_root", root, "--output", output),
         *("--row_group_mb", "0.04", "--shard_mb", "0.12"),
     ]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_a_killed_build_goes_on_and_ends_alike(root: Path, tmp_path: Path) -> None:

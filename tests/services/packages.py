@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.patience import patience
+from tests.unavailable import unavailable
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -26,6 +27,12 @@ class Installed:
 
     def __bool__(self) -> bool:
         return self.done
+
+
+def need(installed: Installed, otherwise: str) -> None:
+    """Go on only where it is installed; ``otherwise`` says what a test then lacks."""
+    if not installed:
+        unavailable(f"{otherwise}: {installed.reason}")
 
 
 def missing(programs: Sequence[str]) -> list[str]:

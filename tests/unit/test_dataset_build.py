@@ -21,7 +21,7 @@ from prs_med.data.split import split_records
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
-from tests.small_dataset import ask_again
+from tests.small_dataset import ask_again, files
 
 MIB = 2**20
 SMALL = Layout(int(0.04 * MIB), int(0.12 * MIB), shuffle=True, seed=0)
@@ -50,14 +50,6 @@ def built(root: Path, output: Path, layout: Layout = SMALL, **options: object) -
         show_progress=False,
         **{**defaults, **options},
     )
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_every_row_is_there_with_the_bytes_of_its_files(root: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.patience import patience
 from tests.programs import launchers
 from tests.run_folder import loss_curve
 from tests.services.machines.namespaces import INTERFACE, NAMES, Machine, Machines, install_machines
-from tests.unavailable import unavailable
+from tests.services.packages import need
 
 pytestmark = pytest.mark.distributed
 
@@ -35,9 +35,7 @@ VARIABLES = {
 @pytest.fixture
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """Two machines."""
-    installed = install_machines()
-    if not installed:
-        unavailable(f"machines for tests cannot be made: {installed.reason}")
+    need(install_machines(), "machines for tests cannot be made")
     with Machines(tmp_path_factory.mktemp("machines")) as both:
         yield both
 
