@@ -36,11 +36,15 @@ class Small:
 
     def arguments(self) -> list[str]:
         """Settings that point training at them."""
-        return [
-            *("--data_root", str(self.data)),
-            *("--vlm_path", str(self.llava_med)),
-            *("--sam_ckpt", str(self.tinysam)),
-        ]
+        return ["--data_root", str(self.data), *self.weights()]
+
+    def streaming(self, dataset: Path | str) -> list[str]:
+        """The same with a dataset, in a folder or on S3, instead of the annotated images."""
+        return ["--data", str(dataset), *self.weights()]
+
+    def weights(self) -> list[str]:
+        """Those that point it at the weights."""
+        return ["--vlm_path", str(self.llava_med), "--sam_ckpt", str(self.tinysam)]
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,14 @@ def command(program: str, *arguments: object, afresh: bool = False) -> list[str]
     """The words of a command.
 
     Args:
-        program: ``train``, ``data``, ... for launch/train.py, ...; or the path of another script.
+        program: ``train``, ``data``, ... for launch/train.py, ...; the path of another script; or
+            the name of a module of the tests.
         afresh: with an interpreter that starts from nothing; see ``tests.fork_server``.
     """
-    script = program if program.endswith(".py") else f"launch/{program}.py"
-    return [str(launchers(afresh) / "python"), script, *map(str, arguments)]
+    words = [program if program.endswith(".py") else f"launch/{program}.py"]
+    if program.startswith("tests."):
+        words = ["-m", program]
+    return [str(launchers(afresh) / "python"), *words, *map(str, arguments)]
 
 
 def launchers(afresh: bool = False) -> Path:
@@ -68,7 +71,8 @@ def start(
     *arguments: object,
     afresh: bool = False,
     cwd: Path = ROOT,
-    stderr: int | IO[Any] = subprocess.STDOUT,
+    stdin: int | IO[Any] | None = None,
+    stderr: int | IO[Any] | None = subprocess.STDOUT,
     **more: str,
 ) -> subprocess.Popen[str]:
     """Start a program. By fork, ``tests.fork_server.programs.process_of`` has its own number."""
@@ -76,6 +80,7 @@ def start(
         command(program, *arguments, afresh=afresh),
         cwd=cwd,
         env=environment(**more),
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -93,7 +98,7 @@ def kill(*processes: subprocess.Popen[str]) -> None:
 def refused(done: subprocess.CompletedProcess[str], *parts: str) -> str:
     """The one line by which a program refused what it was given, which has these parts."""
     assert done.returncode == 2, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for part in parts:
         assert part in line

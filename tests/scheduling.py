@@ -24,7 +24,8 @@ def longest_first(items: list[pytest.Item]) -> None:
     """Lanes that wait, then files that start processes, and the many short tests last, which fill
     what is left at the end."""
     order = {
-        name: place for place, name in enumerate((*WAITING, "distributed", "kernels", "crash"))
+        name: place
+        for place, name in enumerate((*WAITING, "distributed", "kernels", "crash", "processes"))
     }
     items.sort(key=lambda item: order.get(lane(item.nodeid), len(order)))
 

@@ -7,6 +7,8 @@ import socket
 import time
 from typing import Any
 
+from tests.patience import patience
+
 _CONNECT_SECONDS = 60.0
 
 
@@ -66,7 +68,7 @@ class Lockstep:
 
 
 def _connected(address: str) -> socket.socket:
-    deadline = time.monotonic() + _CONNECT_SECONDS
+    deadline = time.monotonic() + patience(_CONNECT_SECONDS)
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.crash.trainer import FAILED, Plan
+from tests.patience import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 240.0
@@ -84,7 +85,7 @@ class Processes:
         self._zygote.stdin.flush()
 
     def _hear(self) -> dict[str, Any]:
-        return self._answers.get(timeout=LIMIT_SECONDS)
+        return self._answers.get(timeout=patience(LIMIT_SECONDS))
 
     def _listen(self) -> None:
         assert self._zygote.stdout is not None

@@ -8,11 +8,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from prs_med.checkpoint.directory_place import DirectoryPlace
 from tests.fork_server.programs import process_of
 from tests.patience import patience
 from tests.ports import free_port
 from tests.programs import ROOT, environment, launchers
+from tests.run_folder import newest_checkpoint
+from tests.short_training import short
 
 GO_ON_LATER = 75
 """Exit status of a run that was asked to end."""
@@ -27,11 +28,8 @@ _OF_LAUNCHERS = {b"-m", b"--num_gpus", b"--nproc_per_node"}
 
 def program(small, save_dir: Path, *more: str) -> list[str]:
     """The training program with its arguments, for any launcher."""
-    return [
-        *("launch/train.py", *small.arguments(), "--save_dir", str(save_dir)),
-        *("--deepspeed", "ds_configs/zero2.json", "--image_size", "64", "--batch_size", "2"),
-        *("--num_workers", "0", "--resume", "auto", *more),
-    ]
+    settings = short(small.arguments(), "--save_dir", str(save_dir), "--resume", "auto", *more)
+    return ["launch/train.py", *settings]
 
 
 def start(
@@ -104,4 +102,4 @@ def assert_saved(save_dir: Path, asked_by: str, output: str) -> None:
     status = json.loads((save_dir / "status.json").read_text())
     assert status["state"] == "stopped", output[-3000:]
     assert status["reason"].endswith(asked_by)
-    assert DirectoryPlace(save_dir / "checkpoints").checkpoints()[-1].step == status["step"]
+    assert newest_checkpoint(save_dir).name.step == status["step"]

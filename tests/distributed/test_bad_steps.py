@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.manifest import MANIFEST, parse_manifest
 from tests.distributed.launcher import Job, launch, run_jobs
+from tests.run_folder import adapter, events, metrics, newest_checkpoint, newest_folder, rows
+from tests.short_training import WITHOUT_DROPOUT, short
 
 pytestmark = pytest.mark.distributed
 
@@ -24,13 +24,11 @@ CASES = [
 
 
 def arguments(small, config: str, steps: int) -> list[str]:
-    return [
-        *small.arguments(),
-        *("--deepspeed", f"ds_configs/{config}.json", "--precision", "fp32"),
-        *("--batch_size", "1", "--gradient_accumulation_steps", "2", "--image_size", "64"),
-        *("--max_steps", str(steps), "--log_every", "1", "--num_workers", "0"),
-        *("--lora_dropout", "0", "--decoder_dropout", "0"),
-    ]
+    more = ["--batch_size", "1", "--gradient_accumulation_steps", "2", "--max_steps", str(steps)]
+    return short(
+        *(small.arguments(), "--precision", "fp32", *more, *WITHOUT_DROPOUT),
+        config=config.removeprefix("zero"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,28 +75,13 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def events(save_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (save_dir / "events.jsonl").read_text().splitlines()]
-
-
-def rows(save_dir: Path) -> list[dict[str, float]]:
-    lines = (save_dir / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "loss" in row]
-
-
-def newest(save_dir: Path) -> Path:
-    place = DirectoryPlace(save_dir / "checkpoints")
-    return save_dir / "checkpoints" / str(place.checkpoints()[-1]) / MANIFEST
-
-
 def newest_state(save_dir: Path) -> dict:
-    file = newest(save_dir)
-    return parse_manifest(file.read_bytes(), str(file)).state
+    return newest_checkpoint(save_dir).manifest.state
 
 
 def skip_batch(save_dir: Path, batch: int) -> None:
     """Have the newest checkpoint say that a batch behind it is skipped."""
-    file = newest(save_dir)
+    file = newest_folder(save_dir) / MANIFEST
     manifest = parse_manifest(file.read_bytes(), str(file))
     manifest.state["progress"]["skipped_batches"] = [batch]
     file.write_bytes(manifest.dumps())
@@ -107,9 +90,9 @@ def skip_batch(save_dir: Path, batch: int) -> None:
 @pytest.mark.parametrize(("config", "side"), CASES)
 def test_neither_side_is_changed(runs: Path, small, config: str, side: str) -> None:
     save_dir = runs / f"{config}_{side}"
-    assert rows(save_dir)[0]["skipped_steps"] == 1
-    adapter = load_file(save_dir / "final" / "adapter" / "adapter_model.safetensors")
-    untouched = [value for name, value in adapter.items() if "lora_B" in name]
+    assert rows(save_dir, "loss")[0]["skipped_steps"] == 1
+    kept = adapter(save_dir / "final")
+    untouched = [value for name, value in kept.items() if "lora_B" in name]
     assert untouched
     assert all(torch.count_nonzero(value) == 0 for value in untouched)
     trained = load_file(save_dir / "final" / "segmentation.safetensors")
@@ -121,7 +104,7 @@ def test_neither_side_is_changed(runs: Path, small, config: str, side: str) -> N
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
 def test_training_goes_on_afterwards(runs: Path, config: str) -> None:
-    found = rows(runs / f"later_{config}")
+    found = rows(runs / f"later_{config}", "loss")
     assert [row["skipped_steps"] for row in found] == [0, 1, 1]
     assert [row["grad_norm"] is None for row in found] == [False, True, False]
     assert all(row["loss"] is not None for row in found)
@@ -144,7 +127,7 @@ def test_a_run_goes_back_and_on_without_the_batch(runs: Path, config: str) -> No
     run = runs / f"back_{config}"
     (event,) = events(run)
     assert (event["step"], event["batch"], event["action"]) == (3, 2, "rollback")
-    found = rows(run)
+    found = rows(run, "loss")
     # The bad step is told by the event alone.
     assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
     assert [row["skipped_steps"] for row in found] == [0, 0, 1, 1, 1, 1]
@@ -168,15 +151,14 @@ def test_weights_are_those_of_the_checkpoint_after_going_back(
     run_jobs([stopped], 2, tmp_path)
     skip_batch(tmp_path / "run", 2)
     run_jobs([Job(stopped.save_dir, stopped.arguments)], 2, tmp_path)
-    expected = [row["loss"] for row in rows(tmp_path / "run")]
-    found = [row["loss"] for row in rows(runs / f"back_{config}")]
-    assert found == pytest.approx(expected, rel=1e-6)
+    expected = metrics(tmp_path / "run", "loss")
+    assert metrics(runs / f"back_{config}", "loss") == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
 def test_steps_whose_loss_jumps_are_skipped(runs: Path, config: str) -> None:
     run = runs / f"jumps_{config}"
-    found, bad = rows(run), {event["step"]: event for event in events(run)}
+    found, bad = rows(run, "loss"), {event["step"]: event for event in events(run)}
     remembered: list[float] = []
     jumps = []
     for row in found:

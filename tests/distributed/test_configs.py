@@ -16,6 +16,8 @@ from prs_med.model.mllm import load_llava
 from prs_med.model.tiny_encoders import write_sam, write_sam2, write_sam_med2d
 from prs_med.model.trained_weights import load_trained
 from tests.distributed.launcher import ROOT, Job, run_jobs
+from tests.run_folder import metrics
+from tests.short_training import WITHOUT_DROPOUT, short
 
 pytestmark = pytest.mark.distributed
 
@@ -26,13 +28,10 @@ CONFIGS = sorted(path.stem for path in (ROOT / "ds_configs").glob("*.json"))
 @pytest.fixture(scope="module")
 def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("configs")
-    common = [
-        *small.arguments(),
-        *("--batch_size", "2", "--max_steps", "3", "--log_every", "1", "--image_size", "64"),
-        *("--num_workers", "0", "--lora_dropout", "0", "--decoder_dropout", "0"),
-        "--train_projector",
-        *("--gradient_checkpointing", "true"),
-    ]
+    common = short(
+        *(small.arguments(), "--max_steps", "3", *WITHOUT_DROPOUT),
+        *("--train_projector", "--gradient_checkpointing", "true"),
+    )
     jobs = []
     for config in CONFIGS:
         for bits in ("16bit", "4bit"):
@@ -56,9 +55,8 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def losses(save_dir: Path) -> list[float]:
-    rows = map(json.loads, (save_dir / "metrics.jsonl").read_text().splitlines())
-    return [row["loss"] for row in rows if "loss" in row]
+def losses(run: Path) -> list[float]:
+    return metrics(run, "loss")
 
 
 @pytest.mark.parametrize("bits", ["16bit", "4bit"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from prs_med.model.prs_med import forward
 from prs_med.settings_io import parse_training_settings
 from prs_med.train.schedule import learning_rate_factor
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import metrics, weights
+from tests.short_training import WITHOUT_DROPOUT, short
 
 pytestmark = pytest.mark.distributed
 
@@ -53,28 +54,13 @@ is at an edge, and in which step, is another on each CPU."""
 
 
 def arguments(small, stage: int, batch_size: int, accumulation: int, *more: str) -> list[str]:
-    return [
-        *small.arguments(),
-        *("--deepspeed", f"ds_configs/zero{stage}.json", "--precision", "fp32"),
-        *("--batch_size", str(batch_size), "--gradient_accumulation_steps", str(accumulation)),
-        *("--max_steps", str(STEPS), "--log_every", "1", "--image_size", "64"),
-        *("--num_workers", "0", "--lora_dropout", "0", "--decoder_dropout", "0"),
-        *("--learning_rate", "1e-3", "--max_grad_norm", "0.5", "--train_projector"),
-        *more,
-    ]
-
-
-def weights(save_dir: Path) -> dict[str, torch.Tensor]:
-    final = save_dir / "final"
-    return {
-        **load_file(final / "adapter" / "adapter_model.safetensors"),
-        **load_file(final / "segmentation.safetensors"),
-    }
-
-
-def metrics(save_dir: Path, name: str) -> list[float]:
-    lines = (save_dir / "metrics.jsonl").read_text().splitlines()
-    return [row[name] for row in map(json.loads, lines) if name in row]
+    sizes = ["--batch_size", str(batch_size), "--gradient_accumulation_steps", str(accumulation)]
+    return short(
+        *(small.arguments(), "--precision", "fp32", *sizes, "--max_steps", str(STEPS)),
+        *(*WITHOUT_DROPOUT, "--learning_rate", "1e-3", "--max_grad_norm", "0.5"),
+        *("--train_projector", *more),
+        config=stage,
+    )
 
 
 @pytest.fixture(scope="module")

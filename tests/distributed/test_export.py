@@ -23,6 +23,8 @@ from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
 from tests.distributed.launcher import Job, run_jobs
 from tests.programs import succeed
+from tests.run_folder import last_scores
+from tests.short_training import short
 from tests.unit.assembled import read_inputs
 
 pytestmark = pytest.mark.distributed
@@ -54,13 +56,12 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
 
     def job(name: str, stage: int, more: list[str]) -> Job:
-        arguments = [
-            *small.arguments(),
-            *("--deepspeed", f"ds_configs/zero{stage}.json", "--batch_size", "2"),
-            *("--max_steps", "3", "--image_size", "64", "--num_workers", "0"),
-            *("--learning_rate", "1e-3", "--precision", "fp32", "--save_every_steps", "2"),
-        ]
-        return Job(root / name, [*arguments, *more])
+        arguments = short(
+            *(small.arguments(), "--max_steps", "3", "--learning_rate", "1e-3"),
+            *("--precision", "fp32", "--save_every_steps", "2", *more),
+            config=stage,
+        )
+        return Job(root / name, arguments)
 
     jobs = [job(name, stage, more) for name, (stage, more) in FIRST.items()]
     jobs += [
@@ -103,15 +104,10 @@ def scores(small, checkpoint: Path) -> dict[str, float]:
     return dict(zip(("val_loss_seg", "val_loss_txt", "val_loss_cls"), means, strict=True))
 
 
-def last_scores(run: Path) -> dict[str, float]:
-    """What training itself measured after its last step, on its engines."""
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [row for row in rows if "val_loss_seg" in row][-1]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_checkpoint_is_the_model_that_was_trained(small, runs: Path, kind: str) -> None:
     """Including what was frozen, and so is in no checkpoint."""
+    # What training itself measured after its last step, on its engines.
     expected = last_scores(runs / kind)
     for name, value in scores(small, runs / kind).items():
         assert value == pytest.approx(expected[name], rel=1e-4), name
@@ -126,6 +122,7 @@ def test_the_last_checkpoint_gives_final_bit_for_bit(runs: Path, kind: str, tmp_
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_model_computes_the_same(small, runs: Path, kind: str, tmp_path: Path) -> None:
     export_merged(runs / kind / "final", tmp_path / "merged", "fp32")
+    # What training itself measured after its last step, on its engines.
     expected = last_scores(runs / kind)
     for name, value in scores(small, tmp_path / "merged").items():
         # The vocabulary of 512 has one token more now, which takes its share of probability.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.reader import CheckpointReader
 from tests.distributed.live_run import ranks, start, wait_for_lines, wait_for_the_end_of
 from tests.patience import patience
+from tests.run_folder import loss_curve
 
 pytestmark = pytest.mark.distributed
 
@@ -38,11 +38,6 @@ KILLS: list[tuple[int, Callable[[subprocess.Popen[str]], None]]] = [
     (11, kill_all),
 ]
 """After so many steps, and who."""
-
-
-def losses(run: Path) -> list[tuple[int, float, float]]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if "loss" in row]
 
 
 def test_killed_again_and_again_it_ends_as_if_undisturbed(small, tmp_path: Path) -> None:
@@ -68,6 +63,6 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(small, tmp_path: Path)
     process = start(small, "deepspeed", killed, *SETTINGS)
     output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
-    assert losses(killed) == losses(undisturbed)
+    assert loss_curve(killed) == loss_curve(undisturbed)
     final = place.checkpoints()[-1]
     assert (final.attempt, final.step) == (len(KILLS) + 1, STEPS)

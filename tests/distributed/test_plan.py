@@ -16,8 +16,7 @@ pytestmark = pytest.mark.distributed
 def test_each_process_updates_what_is_predicted(small, tmp_path: Path, stage: int) -> None:
     program = ["--module", "tests.distributed.plan_partitions"]
     settings = [
-        *("--vlm_path", str(small.llava_med), "--sam_ckpt", str(small.tinysam)),
-        *("--image_size", "64", "--deepspeed", f"ds_configs/zero{stage}.json"),
+        *(*small.weights(), "--image_size", "64", "--deepspeed", f"ds_configs/zero{stage}.json"),
         *("--train_projector", "--lora_rank", "5"),
     ]
     done = launch([*program, *settings, str(tmp_path)], processes=2)

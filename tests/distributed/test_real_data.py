@@ -11,6 +11,7 @@ from prs_med.model.tiny_encoders import write_tinysam
 from prs_med.model.tiny_llava import write_llava_med
 from tests.distributed.launcher import launch
 from tests.programs import succeed
+from tests.run_folder import metrics
 
 pytestmark = pytest.mark.distributed
 
@@ -31,11 +32,10 @@ def test_train_and_evaluate(sample_data: Path, tmp_path: Path) -> None:
         processes=2,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    rows = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
-    losses = [row["loss_txt"] for row in rows if "loss_txt" in row]
+    losses = metrics(tmp_path / "run", "loss_txt")
     assert losses[-1] < 0.7 * losses[0]
     # The three rows that the CSV files label val, whatever the number of processes.
-    assert {row["val_samples"] for row in rows if "val_samples" in row} == {3.0}
+    assert set(metrics(tmp_path / "run", "val_samples")) == {3.0}
     about = json.loads((tmp_path / "run" / "final" / "model.json").read_text())
     assert "lung_CT" in about["modalities"]
 
@@ -44,5 +44,5 @@ def test_train_and_evaluate(sample_data: Path, tmp_path: Path) -> None:
         *("--data_root", sample_data / "real", "--split", "test"),
         *("--output_dir", tmp_path / "evaluation", "--max_new_tokens", "8"),
     )
-    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    assert metrics["all"]["samples"] == 2
+    scores = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert scores["all"]["samples"] == 2

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.manifest import CheckpointName
 from prs_med.checkpoint.reader import CheckpointReader
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import newest_checkpoint, rows, weights
+from tests.short_training import WITHOUT_DROPOUT, short
 
 pytestmark = pytest.mark.distributed
 
@@ -38,19 +39,16 @@ OTHER_SIZES = {
 
 
 def arguments(small, configuration: int | str, *more: str) -> list[str]:
-    return [
-        *small.arguments(),
-        *("--deepspeed", f"ds_configs/zero{configuration}.json", "--batch_size", "2"),
-        *("--max_steps", str(STEPS), "--log_every", "2", "--image_size", "64"),
-        *("--num_workers", "0", "--learning_rate", "1e-3", "--save_every_steps", "2"),
-        *("--train_projector", "--resume", "auto"),
-        *more,
-    ]
+    return short(
+        *(small.arguments(), "--max_steps", str(STEPS), "--log_every", "2"),
+        *("--learning_rate", "1e-3", "--save_every_steps", "2", "--train_projector"),
+        *("--resume", "auto", *more),
+        config=configuration,
+    )
 
 
-def without_dropout() -> list[str]:
-    """Each process draws its own, so with other processes it would be another training."""
-    return ["--lora_dropout", "0", "--decoder_dropout", "0", "--precision", "fp32"]
+SAME_ANYWHERE = [*WITHOUT_DROPOUT, "--precision", "fp32"]
+"""For the same numbers in other processes."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +62,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
             Job(root / f"{name}_resumed", wanted, stop_after=STOPPED_AT),
             Job(root / f"{name}_resumed", wanted, check_restored=not name.startswith("average")),
         ]
-    plain = arguments(small, 2, *without_dropout())
+    plain = arguments(small, 2, *SAME_ANYWHERE)
     two += [
         Job(root / "plain_whole", plain),
         Job(root / "plain_stopped", plain, stop_after=STOPPED_AT),
@@ -76,7 +74,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs = [
             Job(
                 root / f"other_{name}",
-                arguments(small, configuration, *without_dropout(), *more),
+                arguments(small, configuration, *SAME_ANYWHERE, *more),
                 check_restored=True,
             )
             for name, (count, configuration, more) in OTHER_SIZES.items()
@@ -92,21 +90,7 @@ def lines(run: Path) -> list[dict[str, float]]:
         *("samples_per_s", "tokens_per_s", "memory_gb", "mfu", "checkpoint_stall_s"),
         *("data_wait_s", "data_wait_slowest_s", "forward_s", "forward_slowest_s"),
     }
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    final = run / "final"
-    return {
-        **load_file(final / "adapter" / "adapter_model.safetensors"),
-        **load_file(final / "segmentation.safetensors"),
-    }
-
-
-def last_checkpoint(run: Path) -> CheckpointReader:
-    place = DirectoryPlace(run / "checkpoints")
-    return CheckpointReader(place, place.checkpoints()[-1])
+    return [{key: value for key, value in row.items() if key not in timed} for row in rows(run)]
 
 
 @pytest.mark.parametrize("name", SAME_SIZE)
@@ -116,7 +100,7 @@ def test_at_the_same_size_it_goes_on_bit_for_bit(runs: Path, name: str) -> None:
     expected, found = weights(whole), weights(resumed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
-    first, second = last_checkpoint(whole), last_checkpoint(resumed)
+    first, second = newest_checkpoint(whole), newest_checkpoint(resumed)
     for group in first.manifest.groups:
         for kind in first.manifest.shards[0].kinds:
             theirs, ours = first.whole(group, kind), second.whole(group, kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +14,13 @@ from prs_med.checkpoint.ownership import claim
 from prs_med.data.phantoms import phantom_texts
 from prs_med.model.tiny_llava import write_llava_med
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import loss_curve, newest_folder
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
 STEPS = 4
 STOPPED_AT = 3
-
-
-def newest(run: Path) -> Path:
-    place = DirectoryPlace(run / "checkpoints")
-    return Path(place.where(place.checkpoints()[-1]))
 
 
 def flip_a_bit(path: Path) -> None:
@@ -34,15 +30,15 @@ def flip_a_bit(path: Path) -> None:
 
 
 def damage_newest(run: Path) -> None:
-    flip_a_bit(sorted(newest(run).glob("segmentation-*"))[-1])
+    flip_a_bit(sorted(newest_folder(run).glob("segmentation-*"))[-1])
 
 
 def damage_manifest(run: Path) -> None:
-    flip_a_bit(newest(run) / "manifest.json")
+    flip_a_bit(newest_folder(run) / "manifest.json")
 
 
 def truncate_newest(run: Path) -> None:
-    path = sorted(newest(run).glob("mllm-*"))[0]
+    path = sorted(newest_folder(run).glob("mllm-*"))[0]
     path.write_bytes(path.read_bytes()[:-5])
 
 
@@ -82,12 +78,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
 @pytest.fixture(scope="module")
 def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("refusals")
-    plain = [
-        *small.arguments(),
-        *("--deepspeed", "ds_configs/zero2.json", "--batch_size", "2", "--image_size", "64"),
-        *("--max_steps", str(STEPS), "--log_every", "1", "--num_workers", "0"),
+    plain = short(
+        *(small.arguments(), "--max_steps", str(STEPS)),
         *("--save_every_steps", "1", "--keep_last", "3"),
-    ]
+    )
     wanted = [*plain, "--resume", "auto"]
     run_jobs(
         [
@@ -108,7 +102,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(root / "stopped", root / name)
         damage(root / name)
         more = [
-            text.replace("OTHER", str(other)).replace("NEWEST", str(newest(root / name)))
+            text.replace("OTHER", str(other)).replace("NEWEST", str(newest_folder(root / name)))
             for text in more
         ]
         jobs.append(Job(root / name, [*wanted, *more], error_file=root / f"{name}.txt"))
@@ -126,14 +120,9 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def losses(run: Path) -> list[tuple[float, float]]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
-
-
 @pytest.mark.parametrize("name", FALLBACKS)
 def test_a_damaged_checkpoint_is_passed_over(runs: Path, name: str) -> None:
-    assert losses(runs / name) == losses(runs / "whole")
+    assert loss_curve(runs / name) == loss_curve(runs / "whole")
     names = DirectoryPlace(runs / name / "checkpoints").checkpoints()
     assert names[-2:] == [CheckpointName(2, STOPPED_AT), CheckpointName(2, STEPS)]
 
@@ -141,8 +130,8 @@ def test_a_damaged_checkpoint_is_passed_over(runs: Path, name: str) -> None:
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_cannot_be_gone_on_from_is_refused_and_stays(runs: Path, name: str) -> None:
     said = (runs / f"{name}.txt").read_text()
-    assert REFUSALS[name][2].replace("NEWEST", str(newest(runs / name))) in said
-    assert losses(runs / name) == losses(runs / "stopped")
+    assert REFUSALS[name][2].replace("NEWEST", str(newest_folder(runs / name))) in said
+    assert loss_curve(runs / name) == loss_curve(runs / "stopped")
     names = DirectoryPlace(runs / name / "checkpoints").checkpoints()
     assert names == DirectoryPlace(runs / "stopped" / "checkpoints").checkpoints()
 
@@ -150,13 +139,13 @@ def test_what_cannot_be_gone_on_from_is_refused_and_stays(runs: Path, name: str)
 def test_a_run_is_not_gone_on_with_unasked(runs: Path) -> None:
     said = (runs / "unasked.txt").read_text()
     assert said.startswith(f"SettingError: {runs / 'unasked' / 'checkpoints'} already holds a run")
-    assert losses(runs / "unasked") == losses(runs / "stopped")
+    assert loss_curve(runs / "unasked") == loss_curve(runs / "stopped")
 
 
 def test_a_second_run_in_the_same_folder_is_refused(runs: Path) -> None:
     said = (runs / "in_use.txt").read_text()
     assert "is saving there; give this run another folder" in said
-    assert losses(runs / "in_use") == losses(runs / "stopped")
+    assert loss_curve(runs / "in_use") == loss_curve(runs / "stopped")
 
 
 def test_folders_that_are_not_shared_are_noticed(runs: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ from safetensors.torch import load_file
 
 from tests.conftest import Small
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import metrics
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
@@ -23,14 +24,12 @@ def runs(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [
         Job(
             root / f"{stage}_{precision}",
-            [
-                *small.arguments(),
-                *("--deepspeed", f"ds_configs/{stage}.json"),
-                *("--precision", "fp32", "--image_size", "64", "--num_workers", "0"),
+            short(
+                *(small.arguments(), "--precision", "fp32", "--max_steps", str(STEPS)),
                 *("--batch_size", "1", "--gradient_accumulation_steps", "2"),
-                *("--max_steps", str(STEPS), "--log_every", "1"),
                 *("--segmentation_precision", precision),
-            ],
+                config=stage.removeprefix("zero"),
+            ),
         )
         for stage in ("zero2", "zero3")
         for precision in ("fp32", "bf16")
@@ -39,14 +38,9 @@ def runs(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def losses(run: Path) -> list[float]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
-
-
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_bf16_trains_nearly_as_fp32_does(runs: Path, stage: str) -> None:
-    exact, coarse = losses(runs / f"{stage}_fp32"), losses(runs / f"{stage}_bf16")
+    exact, coarse = (metrics(runs / f"{stage}_{name}", "loss") for name in ("fp32", "bf16"))
     assert len(exact) == len(coarse) == STEPS
     assert coarse == pytest.approx(exact, rel=0.02)
     assert coarse != exact

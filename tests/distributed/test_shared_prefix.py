@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prs_med.data.dataset.build import Layout, build
 from prs_med.data.phantoms import phantom_texts
-from prs_med.data.sources import read_annotations
-from prs_med.data.split import split_records
 from prs_med.model.tiny_llava import TinyLlavaSize, write_llava_med
 from prs_med.storage.directory import DirectoryStore
 from tests.conftest import Small
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import metrics
+from tests.short_training import WITHOUT_DROPOUT
+from tests.small_dataset import build_small
 
 pytestmark = pytest.mark.distributed
 
@@ -45,26 +44,15 @@ def asked(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Small:
         path.write_text(head + "".join(rows + second + third), encoding="utf-8")
     size = TinyLlavaSize(image_size=112)
     write_llava_med(root / "llava_med", phantom_texts(small.data), seed=2, size=size)
-    build(
-        split_records(read_annotations(root / "data", None, "error").records, 0.1, 0),
-        root / "data",
-        DirectoryStore(root / "dataset"),
-        Layout(row_group_bytes=50_000, shard_bytes=150_000, shuffle=True, seed=0),
-        held_out="",
-        skip_bad_rows=False,
-        allow_duplicates=False,
-        workers=2,
-        show_progress=False,
-    )
+    build_small(root / "data", DirectoryStore(root / "dataset"), 50_000, 150_000)
     return replace(small, data=root / "dataset", llava_med=root / "llava_med")
 
 
 def arguments(asked: Small, stage: int, *more: str) -> list[str]:
     return [
-        *("--deepspeed", f"ds_configs/zero{stage}.json", "--data", str(asked.data)),
-        *("--vlm_path", str(asked.llava_med), "--sam_ckpt", str(asked.tinysam)),
+        *(*asked.streaming(asked.data), "--deepspeed", f"ds_configs/zero{stage}.json"),
         *("--batch_by_image", "--batch_size", "2", "--train_projector", "--precision", "fp32"),
-        *("--lora_dropout", "0", "--decoder_dropout", "0", "--image_size", "64"),
+        *(*WITHOUT_DROPOUT, "--image_size", "64"),
         *("--max_steps", str(STEPS), "--log_every", "1", "--learning_rate", "1e-4"),
         *("--resume", "auto"),
         *more,
@@ -88,11 +76,6 @@ def runs(asked: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     run_jobs(jobs, 2, root)
     return root
-
-
-def metrics(run: Path, name: str) -> list[float]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row[name] for row in map(json.loads, lines) if name in row]
 
 
 def tokens_per_sample(run: Path) -> list[float]:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from prs_med.data.dataset.build import Layout, build
-from prs_med.data.sources import read_annotations
-from prs_med.data.split import split_records
 from prs_med.storage.directory import DirectoryStore
 from tests.conftest import Small
 from tests.distributed.launcher import Job, run_jobs
 from tests.distributed.streaming import killed_runs, uninterrupted
+from tests.run_folder import metrics
+from tests.short_training import WITHOUT_DROPOUT
+from tests.small_dataset import build_small
 
 
 @pytest.fixture(scope="module")
 def dataset(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
-    build(
-        split_records(read_annotations(small.data, None, "error").records, 0.1, 0),
-        small.data,
-        DirectoryStore(folder),
-        Layout(row_group_bytes=50_000, shard_bytes=150_000, shuffle=True, seed=0),
-        held_out="",
-        skip_bad_rows=False,
-        allow_duplicates=False,
-        workers=2,
-        show_progress=False,
-    )
+    build_small(small.data, DirectoryStore(folder), 50_000, 150_000)
     return folder
 
 
@@ -48,10 +37,9 @@ def test_training_is_the_same_for_any_number_of_processes_and_threads(
     small: Small, dataset: Path, tmp_path: Path
 ) -> None:
     common = [
-        *("--deepspeed", "ds_configs/zero2.json", "--data", str(dataset)),
-        *("--vlm_path", str(small.llava_med), "--sam_ckpt", str(small.tinysam)),
+        *(*small.streaming(dataset), "--deepspeed", "ds_configs/zero2.json"),
         *("--image_size", "96", "--precision", "fp32", "--max_steps", "8", "--log_every", "1"),
-        *("--lora_dropout", "0", "--decoder_dropout", "0", "--shuffle_window", "3"),
+        *(*WITHOUT_DROPOUT, "--shuffle_window", "3"),
     ]
 
     def job(name: str, *arguments: str) -> Job:
@@ -70,12 +58,10 @@ def test_training_is_the_same_for_any_number_of_processes_and_threads(
     run_jobs([job("one", "--batch_size", "2", "--gradient_accumulation_steps", "2")], 1, tmp_path)
 
     def losses(name: str) -> list[float]:
-        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+        return metrics(tmp_path / name, "loss")
 
     def validation(name: str) -> float:
-        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return float(json.loads(lines[-1])["val_dice"])
+        return metrics(tmp_path / name, "val_dice")[-1]
 
     assert losses("cached") == losses("two")
     assert losses("one") == pytest.approx(losses("two"), rel=1e-4)

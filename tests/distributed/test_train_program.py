@@ -12,6 +12,8 @@ import pytest
 
 from prs_med.settings_io import load_settings
 from tests.programs import ROOT, refused, run, succeed
+from tests.run_folder import metrics, rows
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
@@ -22,12 +24,7 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def quick(small, save_dir: Path, *more: str) -> list[str]:
-    return [
-        *small.arguments(),
-        *("--deepspeed", "ds_configs/zero2.json", "--save_dir", str(save_dir)),
-        *("--batch_size", "2", "--max_steps", "2", "--log_every", "1", "--image_size", "64"),
-        *("--num_workers", "0", *more),
-    ]
+    return short(small.arguments(), "--max_steps", "2", "--save_dir", str(save_dir), *more)
 
 
 def test_help_teaches() -> None:
@@ -89,9 +86,8 @@ def test_bad_rows_are_skipped_counted_and_listed_on_request(
 
 
 def streamed(small, data: str, save_dir: Path) -> list[str]:
-    arguments = quick(small, save_dir, "--data", data)
-    at = arguments.index("--data_root")
-    return arguments[:at] + arguments[at + 2 :]
+    sources = small.streaming(data)
+    return short(sources, "--max_steps", "2", "--save_dir", str(save_dir))
 
 
 def test_a_damaged_dataset_stops_training_with_its_place(small, tmp_path: Path) -> None:
@@ -144,21 +140,20 @@ def finished(small, tmp_path_factory: pytest.TempPathFactory):
 def test_held_out_validation_is_announced(finished) -> None:
     root, done = finished
     assert "no row is labelled val: 25% of the training images are held out" in done.stderr
-    rows = map(json.loads, (root / "run" / "metrics.jsonl").read_text().splitlines())
-    assert {row["val_samples"] for row in rows if "val_samples" in row} == {6.0}  # of 24
+    assert set(metrics(root / "run", "val_samples")) == {6.0}  # of 24
 
 
 def test_the_run_folder_says_everything(finished) -> None:
     root, _ = finished
     settings = load_settings(root / "run" / "settings.yaml")
     assert settings.segmentation_loss == "bce_dice"
-    rows = list(map(json.loads, (root / "run" / "metrics.jsonl").read_text().splitlines()))
+    logged = rows(root / "run")
     expected = """step epoch loss loss_seg loss_txt loss_cls grad_norm grad_norm_mllm
         grad_norm_seg learning_rate skipped_steps
         samples_per_s tokens_per_s memory_gb checkpoint_stall_s"""
-    assert set(expected.split()) <= set(rows[0])
+    assert set(expected.split()) <= set(logged[0])
     page = (root / "run" / "report.html").read_text()
-    assert f"Complete after step {rows[-1]['step']}" in page
+    assert f"Complete after step {logged[-1]['step']}" in page
     assert "val_dice" in page
     for name in ("best", "final"):
         files = {path.name for path in (root / "run" / name).iterdir()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from prs_med.model.encoders.registry import load_encoder
 from prs_med.model.released import import_released
 from prs_med.model.trained_weights import open_trained
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import adapter, metrics
+from tests.short_training import WITHOUT_DROPOUT, short
 from tests.unit.released_layout import write_released
 
 pytestmark = pytest.mark.distributed
@@ -27,15 +28,11 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("parts")
     write_released(root / "released", small)
     import_released(root / "released", root / "imported", str(small.llava_med))
-    common = [
-        *small.arguments(),
-        *("--precision", "fp32", "--batch_size", "2", "--log_every", "1", "--image_size", "64"),
-        *("--num_workers", "0", "--lora_dropout", "0", "--decoder_dropout", "0"),
-        *("--learning_rate", "1e-3", "--max_steps", str(STEPS)),
-    ]
+    common = ("--precision", "fp32", *WITHOUT_DROPOUT, "--learning_rate", "1e-3")
 
     def job(name: str, *more: str, stage: int = 2) -> Job:
-        return Job(root / name, [*common, "--deepspeed", f"ds_configs/zero{stage}.json", *more])
+        steps = ("--max_steps", str(STEPS))
+        return Job(root / name, short(small.arguments(), *common, *steps, *more, config=stage))
 
     offload = {stage: f"ds_configs/zero{stage}_offload.json" for stage in (2, 3)}
     still = ("--learning_rate", "1e-12", "--max_steps", "1")
@@ -65,10 +62,6 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def adapter(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
-
-
 def part(folder: Path, name: str) -> dict[str, torch.Tensor]:
     state = load_file(folder / "segmentation.safetensors")
     return {key: value.float() for key, value in state.items() if key.startswith(name)}
@@ -77,11 +70,6 @@ def part(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
-def metrics(run: Path, name: str) -> list[float]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [row[name] for row in rows if name in row]
 
 
 CONFIGS = ["2", "3", "2_offload", "3_offload"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import rows
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
@@ -47,14 +48,10 @@ def uneven_data(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_no_hang_and_no_modality_loss(small, uneven_data: Path, tmp_path: Path, stage: int) -> None:
-    arguments = [
-        *("--data_root", str(uneven_data), "--vlm_path", str(small.llava_med)),
-        *("--sam_ckpt", str(small.tinysam), "--deepspeed", f"ds_configs/zero{stage}.json"),
-        *("--batch_size", "1", "--max_steps", "4", "--log_every", "1", "--image_size", "64"),
-        *("--num_workers", "1"),
-    ]
+    sources = ["--data_root", str(uneven_data), *small.weights()]
+    more = ("--batch_size", "1", "--max_steps", "4", "--num_workers", "1")
+    arguments = short(sources, *more, config=stage)
     run_jobs([Job(tmp_path / "run", arguments)], 2, tmp_path)
-    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    rows = [row for row in lines if "loss" in row]
-    assert len(rows) == 4
-    assert all(row["loss_cls"] == 0 for row in rows)
+    found = rows(tmp_path / "run", "loss")
+    assert len(found) == 4
+    assert all(row["loss_cls"] == 0 for row in found)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prs_med.checkpoint.directory_place import DirectoryPlace
-from prs_med.checkpoint.reader import CheckpointReader
 from tests.distributed.launcher import Job, run_jobs
 from tests.programs import launchers
+from tests.run_folder import newest_checkpoint
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
@@ -26,11 +26,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [
         Job(
             root / str(stage),
-            [
-                *small.arguments(),
-                *("--deepspeed", f"ds_configs/zero{stage}.json", "--batch_size", "2"),
-                *("--max_steps", "3", "--image_size", "64", "--num_workers", "0"),
-            ],
+            short(small.arguments(), "--max_steps", "3", config=stage),
             save_by_deepspeed=True,
         )
         for stage in STAGES
@@ -52,8 +48,7 @@ def test_it_holds_the_same_numbers(runs: Path, tmp_path: Path, stage: int, group
         check=True,
         capture_output=True,
     )
-    place = DirectoryPlace(run / "checkpoints")
-    reader = CheckpointReader(place, place.checkpoints()[-1])
+    reader = newest_checkpoint(run)
     assert reader.manifest.groups[group].optimizer_steps == 3
     for kind, file in KINDS.items():
         ours = reader.whole(group, kind)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,8 @@ from prs_med.export.load import load_model
 from prs_med.settings_io import parse_training_settings
 from tests.conftest import Small
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import last_scores, rows
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
@@ -42,13 +43,8 @@ PAIRS = ["zero2", "zero3_4bit"]
 
 
 def arguments(data: Small, stage: int, batch_size: int, *more: str) -> list[str]:
-    return [
-        *data.arguments(),
-        *("--deepspeed", f"ds_configs/zero{stage}.json", "--precision", "fp32"),
-        *("--batch_size", str(batch_size), "--log_every", "1"),
-        *("--image_size", "64", "--num_workers", "0"),
-        *more,
-    ]
+    more = ("--precision", "fp32", "--batch_size", str(batch_size), *more)
+    return short(data.arguments(), *more, config=stage)
 
 
 def answered(tokens: int = TOKENS) -> list[str]:
@@ -97,14 +93,6 @@ def runs(small: Small, uneven: Small, tmp_path_factory: pytest.TempPathFactory) 
     run_jobs(jobs, 2, root)
     run_jobs([Job(root / "1proc_zero2", arguments(uneven, 2, 4, *again))], 1, root)
     return root
-
-
-def lines(run: Path) -> Iterator[dict]:
-    return map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-
-
-def last_scores(run: Path) -> dict[str, float]:
-    return [line for line in lines(run) if "val_dice" in line][-1]
 
 
 def examples(run: Path) -> list[dict]:
@@ -210,7 +198,7 @@ def test_answers_change_nothing_in_training(runs: Path, run: str) -> None:
     with_answers, without = (
         [
             {name: line.get(name) for name in ("step", "loss", "grad_norm", "val_loss_txt")}
-            for line in lines(runs / folder)
+            for line in rows(runs / folder)
         ]
         for folder in (run, f"{run}_without")
     )

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fork_server.client import surroundings
+from tests.patience import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "PRS_MED_FORK_SERVER"
@@ -96,7 +97,7 @@ def _start(folder: Path) -> None:
         )
         for number in range(SERVERS)
     }
-    deadline = time.monotonic() + _START_LIMIT_S
+    deadline = time.monotonic() + patience(_START_LIMIT_S)
     while not all(socket.exists() for socket in starting):
         dead = [server for server in starting.values() if server.poll() is not None]
         assert not dead, (folder / "log").read_text()[-3000:]

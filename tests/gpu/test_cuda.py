@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from prs_med.model.compiled import compile_regions
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
 from tests.distributed.launcher import launch
+from tests.run_folder import loss_curve
 from tests.unit.assembled import Assembled, assemble
 
 pytestmark = [
@@ -182,8 +182,7 @@ def test_training_learns_and_goes_on(small, tmp_path: Path, more: tuple[str, ...
     ]
     first = launch([*run, "--max_steps", "6"], 1)
     assert first.returncode == 0, (first.stdout + first.stderr)[-4000:]
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    losses = {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+    losses = {step: loss for step, loss, _ in loss_curve(tmp_path / "run")}
     assert losses[6] < losses[1]
     again = launch([*run, "--max_steps", "6", "--resume", "auto"], 1)
     assert again.returncode == 0, (again.stdout + again.stderr)[-4000:]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
 from tests.unavailable import unavailable
 
 HERE = Path(__file__).parent
@@ -32,7 +33,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=patience(600),
         check=False,
     )
     if done.returncode:
@@ -54,7 +55,7 @@ def test_it_computes_what_is_computed_without(installed: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=patience(900),
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]

@@ -12,19 +12,17 @@ import pytest
 from tenacity.wait import wait_random
 
 from prs_med.storage import retry
+from tests.services.packages import need
 from tests.services.s3.ceph import CephGateway, install_ceph
 from tests.services.s3.fault_proxy import FaultProxy
 from tests.services.s3.s3_places import Server, direct_client
 from tests.services.slurm.cluster import SlurmCluster, install_slurm
-from tests.unavailable import unavailable
 
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephGateway]:
     """A real S3 server for the whole session."""
-    installed = install_ceph()
-    if not installed:
-        unavailable(f"Ceph is not installed: {installed.reason}")
+    need(install_ceph(), "Ceph is not installed")
     with CephGateway(tmp_path_factory.mktemp("ceph")) as gateway:
         yield gateway
 
@@ -32,9 +30,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephGateway]:
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A real Slurm cluster of two nodes for the whole session."""
-    installed = install_slurm()
-    if not installed:
-        unavailable(f"Slurm is not installed: {installed.reason}")
+    need(install_slurm(), "Slurm is not installed")
     with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
 

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import patience
+from tests.unavailable import unavailable
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -24,6 +27,12 @@ class Installed:
 
     def __bool__(self) -> bool:
         return self.done
+
+
+def need(installed: Installed, otherwise: str) -> None:
+    """Go on only where it is installed; ``otherwise`` says what a test then lacks."""
+    if not installed:
+        unavailable(f"{otherwise}: {installed.reason}")
 
 
 def missing(programs: Sequence[str]) -> list[str]:
@@ -87,7 +96,7 @@ def _failure(command: list[str], timeout_s: float) -> str:
     """The last lines of a command that failed; empty when it did not."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
+            command, capture_output=True, text=True, timeout=patience(timeout_s), check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,138 +12,15 @@ import pytest
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.manifest import CheckpointName, StoredFile
-from prs_med.checkpoint.preflight import check_disk, check_store
 from prs_med.checkpoint.reader import CheckpointReader
-from prs_med.checkpoint.saver import Outcome, Saver
+from prs_med.checkpoint.saver import Saver
 from prs_med.checkpoint.snapshot import Snapshot
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
 from tests.crash.cutting import zero2
-from tests.unit.checkpoint_states import State, load, snapshots
-
-STATE = State.random({"mllm": [[40_000]]})
-CUTS = {"mllm": zero2(STATE.parameters["mllm"], 2)}
-BYTES = sum(vector.nbytes for vector in STATE.vectors["mllm"].values())
-
-
-def savers(place: DirectoryPlace, report_seconds: float = 60.0, world: int = 2) -> list[Saver]:
-    return [Saver(place, rank, world, "run", report_seconds=report_seconds)
-            for rank in range(world)]  # fmt: skip
-
-
-def save_all(both: list[Saver], step: int, parts: list[Snapshot]) -> list[Outcome]:
-    for saver, part in zip(both, parts, strict=True):
-        saver.save(CheckpointName(1, step), part)
-    outcomes = [saver.wait() for saver in both]
-    assert all(outcomes)
-    return [outcome for outcome in outcomes if outcome]
-
-
-def check_saved(place: DirectoryPlace, steps: list[int]) -> None:
-    """These and no others are complete, and nothing else is left."""
-    assert [name.step for name in place.checkpoints()] == steps
-    for name in place.checkpoints():
-        reader = CheckpointReader(place, name)
-        reader.verify()
-        load(reader, STATE, CUTS)
-
-
-def drafts(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".draft-")]
-
-
-def has_no_room(root: Path, options: str) -> Iterator[Path]:
-    mounted = root / "small"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mounted)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"no small file system can be mounted: {error}")
-    if done.returncode:
-        pytest.skip(f"no small file system can be mounted: {done.stderr.strip()}")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for one checkpoint and half of another."""
-    yield from has_no_room(tmp_path, f"size={int(1.5 * BYTES) // 4096 * 4096}")
-
-
-@pytest.fixture
-def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    yield from has_no_room(tmp_path, "ro,size=1m")
-
-
-def test_a_full_disk_costs_one_checkpoint_and_one_line_in_the_log(
-    small_disk: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    place = DirectoryPlace(small_disk)
-    both, parts = savers(place), snapshots(STATE, CUTS)
-    save_all(both, 1, parts)
-    failed = save_all(both, 2, parts)
-    assert "No space left on device" in failed[0].error
-    # A process whose disk has no room even for saying so logs that too.
-    (logged,) = [line for line in caplog.messages if "cannot be reported" not in line]
-    assert logged.startswith("checkpoint step-00000002-01 was not saved: process ")
-    assert "No space left on device" in logged
-    assert logged.endswith("; training goes on")
-    check_saved(place, [1])
-    place.sweep(0)
-    assert drafts(small_disk) == []
-    place.remove(CheckpointName(1, 1))
-    assert not any(outcome.error for outcome in save_all(both, 3, parts))
-    check_saved(place, [3])
-
-
-def test_a_process_that_finds_the_disk_full_leaves_room_to_say_so(
-    small_disk: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    place = DirectoryPlace(small_disk)
-    parts = [*snapshots(STATE, {"mllm": [[], CUTS["mllm"][0]]})]
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(BYTES + BYTES // 4 // 4096 * 4096))
-    first, second = save_all(savers(place), 1, parts)
-    assert "No space left" in second.error
-    assert first.error == (
-        "process 0: process 1 could not write its part: process 1: [Errno 28] No space left on "
-        "device"
-    )
-    assert len(caplog.messages) == 1
-    assert drafts(small_disk) == []
-
-
-def test_a_file_that_may_not_grow_costs_one_checkpoint(tmp_path: Path) -> None:
-    """In a process of its own, because the limit holds for all its threads."""
-    program = (
-        "import resource, sys; from pathlib import Path\n"
-        "from tests.unit.test_checkpoint_saver import *\n"
-        "place = DirectoryPlace(Path(sys.argv[1])); both = savers(place)\n"
-        "parts = snapshots(STATE, CUTS)\n"
-        "_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))\n"
-        "assert 'File too large' in save_all(both, 1, parts)[0].error\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
-        "assert not save_all(both, 2, parts)[0].error\n"
-    )
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
-    check_saved(DirectoryPlace(tmp_path), [2])
-
-
-def test_a_folder_that_is_read_only_is_found_at_the_start_and_later_costs_no_training(
-    read_only_disk: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    place = DirectoryPlace(read_only_disk / "checkpoints")
-    with pytest.raises(StorageError, match=r"small/checkpoints/.*Read-only file system"):
-        check_store(place.store)
-    outcomes = save_all(savers(place, 0.2), 1, snapshots(STATE, CUTS))
-    assert all("Read-only file system" in outcome.error for outcome in outcomes)
-    errors = [text for text in caplog.messages if "was not saved" in text]
-    assert len(errors) == 1
-    assert place.checkpoints() == []
+from tests.patience import patience
+from tests.unit.checkpoint_saves import BYTES, CUTS, STATE, check_saved, drafts, save_all, savers
+from tests.unit.checkpoint_states import snapshots
 
 
 def test_a_part_that_fails_is_no_checkpoint_and_the_next_save_is(
@@ -267,14 +140,14 @@ def test_training_goes_on_while_files_are_written(tmp_path: Path) -> None:
     class Slow(DirectoryPlace):
         def publish(self, name: CheckpointName, file: StoredFile) -> None:
             writing.set()
-            assert go_on.wait(60)
+            assert go_on.wait(patience(60))
 
     done: list[CheckpointName] = []
     saver = Saver(Slow(tmp_path), 0, 1, "run", committed=done.append)
     assert saver.wait() is None
     (part,) = snapshots(STATE, {"mllm": zero2(STATE.parameters["mllm"], 1)})
     saver.save(CheckpointName(1, 1), part)
-    assert writing.wait(60)
+    assert writing.wait(patience(60))
     assert saver.busy
     assert DirectoryPlace(tmp_path).checkpoints() == []
     go_on.set()
@@ -300,9 +173,3 @@ def test_files_can_be_read_by_the_group_as_the_umask_says(tmp_path: Path) -> Non
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path.name
     manifest = json.loads(place.manifest(CheckpointName(1, 1)))
     assert np.sum([entry["file"]["size"] for entry in manifest["shards"]]) > BYTES
-
-
-def test_too_little_room_for_two_checkpoints_is_found_at_the_start(small_disk: Path) -> None:
-    with pytest.raises(StorageError, match=r"are free, and each checkpoint takes .*make room"):
-        check_disk(small_disk, BYTES, 4)
-    check_disk(small_disk, BYTES // 4, 4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from prs_med.data.order import Rank
 from prs_med.evaluate.chunks import Chunks, NoLongerNeededError
+from tests.patience import patience
 
 
 def ignore(done: int) -> None:
@@ -61,7 +62,10 @@ def test_the_first_process_waits_for_the_others(tmp_path: Path) -> None:
     chunks.do(Rank(0, 2), lambda numbers: {"by": 0}, ignore)
     waited = threading.Event()
     other = threading.Thread(
-        target=lambda: (waited.wait(30), chunks.do(Rank(1, 2), lambda numbers: {"by": 1}, ignore))
+        target=lambda: (
+            waited.wait(patience(30)),
+            chunks.do(Rank(1, 2), lambda numbers: {"by": 1}, ignore),
+        )
     )
     other.start()
     found = [chunk["by"] for chunk in chunks.wait_for_all(lambda done: waited.set())]

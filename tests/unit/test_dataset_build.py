@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +21,8 @@ from prs_med.data.split import split_records
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
+from tests.small_dataset import ask_again, files
 
-ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 SMALL = Layout(int(0.04 * MIB), int(0.12 * MIB), shuffle=True, seed=0)
 
@@ -36,10 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms of which every image has two questions."""
     folder = tmp_path_factory.mktemp("root")
     write_phantoms(folder, {"train": 40, "val": 8, "test": 5}, size=64, seed=4)
-    for path in (folder / "annotations").glob("*.csv"):
-        head, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        again = [row.replace("?", " exactly?", 1) for row in rows]
-        path.write_text(head + "".join(rows + again), encoding="utf-8")
+    ask_again(folder, "exactly")
     return folder
 
 
@@ -57,14 +50,6 @@ def built(root: Path, output: Path, layout: Layout = SMALL, **options: object) -
         show_progress=False,
         **{**defaults, **options},
     )
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_every_row_is_there_with_the_bytes_of_its_files(root: Path, tmp_path: Path) -> None:
@@ -154,46 +139,6 @@ def test_a_finished_build_is_left_as_it_is(root: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
     with pytest.raises(DataError, match=r"another dataset|other settings"):
         built(root, tmp_path, replace(SMALL, row_group_bytes=30_000))
-
-
-def build_command(root: Path, output: Path) -> list[str]:
-    return [
-        *(sys.executable, "launch/data.py", "build", "--data_root", str(root)),
-        *("--output", str(output), "--row_group_mb", "0.04", "--shard_mb", "0.12"),
-    ]
-
-
-def test_a_killed_build_goes_on_and_ends_alike(root: Path, tmp_path: Path) -> None:
-    built(root, tmp_path / "whole")
-    output, rng = tmp_path / "killed", random.Random(1)
-    for _ in range(4):
-        running = subprocess.Popen(
-            build_command(root, output), cwd=ROOT, stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + 60
-        finished = len(list(output.glob("_build/*.json")))
-        # Killed soon after the next shard is finished: in the middle of the one behind it.
-        while (
-            running.poll() is None
-            and len(list(output.glob("_build/*.json"))) <= finished
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.03))
-        running.kill()
-        running.wait()
-    done = {path: path.stat().st_mtime_ns for path in output.glob("data/*.parquet")}
-    reported = {path.stem for path in output.glob("_build/*.json")}
-    finished_build = subprocess.run(
-        build_command(root, output), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert finished_build.returncode == 0, finished_build.stderr
-    for path, changed in done.items():
-        if path.name in reported:
-            assert path.stat().st_mtime_ns == changed, "a finished shard was written again"
-    assert files(output) == files(tmp_path / "whole")
-    assert sorted(path.name for path in output.iterdir()) == ["data", "dataset.json"]
 
 
 def test_a_build_killed_before_it_cleared_up_is_cleared_up_after(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -95,40 +91,3 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path: Path, caplog) ->
     assert [origin.get(key) for key in (1, 2, 1)] == [content(key) for key in (1, 2, 1)]
     assert len(caplog.messages) == 1
     assert "going on without" in caplog.messages[0]
-
-
-WORKER = """
-import random, sys
-from pathlib import Path
-from prs_med.data.dataset.checksums import checksum
-from prs_med.data.stream.disk_cache import DiskCache
-cache = DiskCache(Path(sys.argv[1]), 20_000)
-rng = random.Random(int(sys.argv[2]))
-while True:
-    key = rng.randrange(60)
-    data = random.Random(key).randbytes(1000)
-    assert cache.get(str(key), checksum(data), lambda: data) == data
-"""
-
-
-def test_processes_share_it_and_may_be_killed_at_any_moment(tmp_path: Path) -> None:
-    rng = random.Random(0)
-    for attempt in range(3):
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(tmp_path), str(10 * attempt + number)],
-                stderr=subprocess.PIPE,
-            )
-            for number in range(2)
-        ]
-        time.sleep(1.0 + rng.random())
-        for worker in workers:
-            assert worker.poll() is None, worker.stderr.read().decode()
-            os.kill(worker.pid, signal.SIGKILL)
-            worker.wait()
-            worker.stderr.close()
-    origin = Origin(DiskCache(tmp_path, 20_000))
-    assert 0 < held(tmp_path) <= 20_000
-    for key in range(60):
-        assert origin.get(key) == content(key)
-    assert held(tmp_path) <= 20_000

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +23,8 @@ from prs_med.evaluate.questions import (
     StoredQuestions,
     images_in,
 )
+from prs_med.programs.data import main
 
-ROOT = Path(__file__).parents[2]
 TRAINED_WITH = Settings()
 
 
@@ -34,17 +32,8 @@ TRAINED_WITH = Settings()
 def dataset(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small row groups, so that the questions lie in several."""
     folder = tmp_path_factory.mktemp("dataset") / "stored"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "launch" / "data.py"), "build"),
-            *("--data_root", str(small.data), "--output", str(folder)),
-            *("--row_group_mb", "0.05"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = ("--data_root", str(small.data), "--output", str(folder))
+    assert main(["build", *arguments, "--row_group_mb", "0.05"]) == 0
     return folder
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prs_med.data.records import DataError
 from prs_med.data.stream.read_ahead import ReadAhead
 from prs_med.data.stream.stream_order import StreamOrder, Unit
+from tests.patience import patience
 
 
 class Source:
@@ -93,8 +94,10 @@ def test_reads_run_ahead_of_their_use() -> None:
     source = Source([1] * 6, pause=0.05)
     iterator = iter(reader(source, [Unit(n, n, 0) for n in range(6)], memory=6))
     next(iterator)
-    time.sleep(0.3)
-    assert source.reads.total() >= 3
+    deadline = time.monotonic() + patience(30)
+    while source.reads.total() < 3:
+        assert time.monotonic() < deadline, "nothing is read ahead"
+        time.sleep(0.005)
     iterator.close()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -171,13 +169,3 @@ def test_files_appear_whole(tmp_path: Path) -> None:
     write_whole(path, "second \ud800")
     assert path.read_text(encoding="utf-8") == "second ?"
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
-
-
-def test_reports_need_no_model() -> None:
-    names = ("evaluation_report", "comparison", "comparison_report", "training_report")
-    code = "; ".join(f"import prs_med.report.{name}" for name in names)
-    check = "import sys; print([m for m in ('torch', 'monai', 'transformers') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from prs_med.data.dataset.build import Layout, build
 from prs_med.data.dataset.check import check
 from prs_med.data.dataset.index import read_index
 from prs_med.data.dataset.places import KEY
@@ -21,12 +20,11 @@ from prs_med.data.dataset.row_groups import read_footer, read_row_group
 from prs_med.data.dataset.shard_writer import _describe
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.records import DataError
-from prs_med.data.sources import read_annotations
-from prs_med.data.split import split_records
 from prs_med.data.stream.disk_cache import DiskCache
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import Store
+from tests.small_dataset import build_small
 
 
 class FarStore(DirectoryStore):
@@ -40,17 +38,7 @@ class FarStore(DirectoryStore):
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     write_phantoms(folder / "root", {"train": 40, "val": 8}, size=64, seed=4)
-    build(
-        split_records(read_annotations(folder / "root", None, "error").records, 0.1, 0),
-        folder / "root",
-        DirectoryStore(folder / "set"),
-        Layout(row_group_bytes=40_000, shard_bytes=120_000, shuffle=True, seed=0),
-        held_out="",
-        skip_bad_rows=False,
-        allow_duplicates=False,
-        workers=2,
-        show_progress=False,
-    )
+    build_small(folder / "root", DirectoryStore(folder / "set"), 40_000, 120_000)
     return folder / "set"
 
 

@@ -31,6 +31,7 @@ from prs_med.data.stream.training_stream import StreamState, TrainingStream
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.location import open_store
 from prs_med.storage.open_file import OpenFile
+from tests.small_dataset import ask_again, build_small
 from tests.unit.assembled import Inputs, read_inputs
 
 ONE_RANK = Rank(0, 1)
@@ -50,10 +51,7 @@ def doubled(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small data with two questions about every third image."""
     root = tmp_path_factory.mktemp("doubled") / "data"
     shutil.copytree(small.data, root)
-    for path in (root / "annotations").glob("*.csv"):
-        head, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        again = [row.replace("?", " now?", 1) for row in rows[::3]]
-        path.write_text(head + "".join(rows + again), encoding="utf-8")
+    ask_again(root, "now", every=3)
     return root
 
 
@@ -65,18 +63,7 @@ def inputs(small, doubled: Path) -> Inputs:
 @pytest.fixture(scope="module")
 def dataset(doubled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
-    splits = split_records(read_annotations(doubled, None, "error").records, 0.1, 0)
-    build(
-        splits,
-        doubled,
-        DirectoryStore(folder),
-        Layout(row_group_bytes=70_000, shard_bytes=200_000, shuffle=True, seed=0),
-        held_out="",
-        skip_bad_rows=False,
-        allow_duplicates=False,
-        workers=2,
-        show_progress=False,
-    )
+    build_small(doubled, DirectoryStore(folder), 70_000, 200_000)
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -165,9 +163,3 @@ def test_means_over_what_is_there() -> None:
     assert counts == {"a": 3, "b": 3, "c": 0}
     with pytest.raises(KeyError):
         means.add({"d": 1.0})
-
-
-def test_monai_is_imported_by_the_first_validation() -> None:
-    """It takes seconds, which a refusal or --help would wait for."""
-    code = "import sys, prs_med.train.run; sys.exit('monai' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.patience import patience
 from tests.services.packages import Installed, install
 
 PACKAGES = ("openssh-server", "openssh-client", "pdsh", "iproute2")
@@ -205,10 +206,10 @@ class Machines:
 
 
 def _wait_until_exists(file: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
+    deadline = time.monotonic() + patience(START_LIMIT_S)
     while not file.exists():
         if process.poll() is not None:
             raise ChildProcessError(f"{process.args} ended with {process.returncode}")
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no {file} in {START_LIMIT_S:g} s")
+            raise TimeoutError(f"no {file} in {patience(START_LIMIT_S):g} s")
         time.sleep(0.02)

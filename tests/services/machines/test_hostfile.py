@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,11 +13,12 @@ import pytest
 
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
-from tests.distributed.live_run import ranks, start, wait_for_lines
+from tests.distributed.live_run import program, ranks, start, wait_for_lines
 from tests.patience import patience
 from tests.programs import launchers
+from tests.run_folder import loss_curve
 from tests.services.machines.namespaces import INTERFACE, NAMES, Machine, Machines, install_machines
-from tests.unavailable import unavailable
+from tests.services.packages import need
 
 pytestmark = pytest.mark.distributed
 
@@ -35,9 +35,7 @@ VARIABLES = {
 @pytest.fixture
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """Two machines."""
-    installed = install_machines()
-    if not installed:
-        unavailable(f"machines for tests cannot be made: {installed.reason}")
+    need(install_machines(), "machines for tests cannot be made")
     with Machines(tmp_path_factory.mktemp("machines")) as both:
         yield both
 
@@ -50,21 +48,6 @@ def on_one_machine(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Pa
     output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
     return run
-
-
-def training(small: Small, save_dir: Path, *more: str) -> list[str]:
-    """The training program with its settings."""
-    return [
-        *("launch/train.py", *small.arguments(), "--save_dir", str(save_dir)),
-        *("--deepspeed", "ds_configs/zero2.json", "--image_size", "64", "--batch_size", "2"),
-        *("--num_workers", "0", "--resume", "auto", *SETTINGS, *more),
-    ]
-
-
-def losses(run: Path) -> list[tuple[int, float, float]]:
-    """What was logged of each step."""
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if "loss" in row]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -92,34 +75,35 @@ def test_deepspeed_with_a_hostfile(
     variables.write_text("".join(f"{name}={value}\n" for name, value in VARIABLES.items()))
     run = tmp_path / "run"
     process = machines.machines[0].start(
-        ["deepspeed", "--hostfile", str(hostfile), *training(small, run)],
+        ["deepspeed", "--hostfile", str(hostfile), *program(small, run, *SETTINGS)],
         ROOT,
         environment(DS_ENV_FILE=str(variables)),
     )
     output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-5000:]
-    assert losses(run) == losses(on_one_machine)
-    assert len(losses(run)) == STEPS
+    assert loss_curve(run) == loss_curve(on_one_machine)
+    assert len(loss_curve(run)) == STEPS
 
 
 def test_torchrun_on_two_machines_goes_on_after_a_killed_process(
     machines: Machines, small: Small, tmp_path: Path, on_one_machine: Path
 ) -> None:
     run = tmp_path / "run"
-    agents = [torchrun(machine, "2", training(small, run)) for machine in machines.machines]
+    training = program(small, run, *SETTINGS)
+    agents = [torchrun(machine, "2", training) for machine in machines.machines]
     wait_for_lines(agents[0], run, STEPS // 2)
     (process,) = ranks(agents[1])
     os.kill(process, signal.SIGKILL)
     for agent in agents:
         output, _ = agent.communicate(timeout=patience(300))
         assert agent.returncode == 0, output[-5000:]
-    assert losses(run) == losses(on_one_machine)
+    assert loss_curve(run) == loss_curve(on_one_machine)
 
 
 def test_torchrun_is_told_what_its_restarts_need(small: Small, tmp_path: Path) -> None:
     command = [launchers() / "torchrun", "--standalone", "--max_restarts", "1"]
     done = subprocess.run(
-        [*command, *training(small, tmp_path)],
+        [*command, *program(small, tmp_path, *SETTINGS)],
         cwd=ROOT,
         env={**environment(), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"},
         capture_output=True,
@@ -143,14 +127,14 @@ def test_without_a_machine_the_other_goes_on_with_the_same_global_batch(
     output, _ = process.communicate(timeout=patience(300))
     assert process.returncode == 0, output[-3000:]
 
-    program = training(small, run, *same, "--hang_timeout", "10")
+    command = program(small, run, *SETTINGS, *same, "--hang_timeout", "10")
     first, second = machines.machines
-    agents = [torchrun(machine, "1:2", program) for machine in (first, second)]
+    agents = [torchrun(machine, "1:2", command) for machine in (first, second)]
     wait_for_lines(agents[0], run, STEPS // 2)
     second.kill()
     output, _ = agents[0].communicate(timeout=patience(300))
     assert agents[0].returncode == 0, output[-5000:]
     assert "rank 1 gives no sign" in output
-    expected, found = losses(undisturbed), losses(run)
+    expected, found = loss_curve(undisturbed), loss_curve(run)
     assert [step for step, *_ in found] == [step for step, *_ in expected]
     assert [row[1:] for row in found] == [pytest.approx(row[1:], rel=2e-3) for row in expected]

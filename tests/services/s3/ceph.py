@@ -26,6 +26,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
+from tests.patience import patience
 from tests.ports import free_port
 from tests.services.packages import Installed, install
 
@@ -211,15 +212,17 @@ class CephGateway:
 
     def _wait_for_answer(self) -> None:
         opener = build_opener(ProxyHandler({}))
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + patience(START_LIMIT_S)
         while True:
             try:
-                opener.open(self.endpoint, timeout=10).close()
+                opener.open(self.endpoint, timeout=patience(10)).close()
                 return
             except (OSError, URLError) as error:
                 self._check_daemons()
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"no answer from S3 in {START_LIMIT_S:g} s") from error
+                    raise TimeoutError(
+                        f"no answer from S3 in {patience(START_LIMIT_S):g} s"
+                    ) from error
             time.sleep(0.05)
 
     def _make_pools(self) -> None:
@@ -258,7 +261,7 @@ class CephGateway:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=START_LIMIT_S,
+            timeout=patience(START_LIMIT_S),
             check=False,
         )
         if done.returncode != 0:

@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from tests.patience import patience
+
 BLOCK = 1 << 18
 CONTINUE_WAIT_S = 1.0
 TRICKLES_PER_S = 20
@@ -360,7 +362,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         """End the connection with a reset, after the client's side has what was sent."""
         self.close_connection = True
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         with contextlib.suppress(OSError):
             while _unsent_bytes(self.connection) and time.monotonic() < deadline:
                 time.sleep(0.001)

@@ -25,6 +25,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStreamingError
 
+from tests.patience import patience
 from tests.services.s3 import ceph as ceph_module
 from tests.services.s3.ceph import CephError, CephGateway, install_ceph
 from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
@@ -55,7 +56,7 @@ def content(client: Any, bucket: str, key: str, **more: Any) -> bytes:
 
 
 def connection_to(endpoint: str) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)
+    return http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=patience(30))
 
 
 def anyone_may_read(client: Any, bucket: str) -> None:

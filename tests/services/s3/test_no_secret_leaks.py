@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import StorageError
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
+from tests.patience import patience
 from tests.ports import free_port
 from tests.services.s3.ceph import CephGateway
 
@@ -91,7 +93,7 @@ def run(*words: str, status: int = 0, **environment: str) -> bytes:
         env={**os.environ, "PRS_MED_VERBOSE": "1", "OMP_NUM_THREADS": "1", **TOKENS, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=300,
+        timeout=patience(300),
         check=False,
     )
     assert done.returncode == status, done.stdout.decode(errors="replace")[-3000:]
@@ -105,8 +107,15 @@ def test_a_secret_would_be_found(tmp_path: Path) -> None:
     (tmp_path / "basic").write_bytes(base64.b64encode(f"someone:{PASSWORD}".encode()))
     (tmp_path / "clean").write_text("pass-word")
     assert len(secrets.files_with_them(tmp_path)) == 4
-    with watched_process_lists(secrets) as found:
-        subprocess.run([sys.executable, "-c", "import time; time.sleep(1)", PASSWORD], check=True)
+    shown = ["cat", "-", PASSWORD]
+    with (
+        watched_process_lists(secrets) as found,
+        subprocess.Popen(shown, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+    ):
+        deadline = time.monotonic() + patience(60)
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.communicate()
     assert found
 
 
@@ -115,7 +124,7 @@ def test_a_run_leaves_no_secret_anywhere(
 ) -> None:
     secrets = Secrets(ceph.access_key, ceph.secret_key, *TOKENS.values())
     data, copies, save_dir = f"s3://{bucket}/data", f"s3://{bucket}/copies", tmp_path / "run"
-    model = ["--vlm_path", str(small.llava_med), "--sam_ckpt", str(small.tinysam)]
+    model = small.weights()
     with watched_process_lists(secrets) as in_process_lists:
         outputs = [
             run(
@@ -170,7 +179,7 @@ def test_errors_show_no_secret(
     )
     with pytest.raises(StorageError) as failure:
         # Long enough for a second attempt on a busy machine: making a client may take a second.
-        S3Store(f"s3://{bucket}/data", patience=8).read("dataset.json")
+        S3Store(f"s3://{bucket}/data", patience=patience(8)).read("dataset.json")
     unreachable = f"{failure.value}\n{caplog.text}".encode()
     assert b"trying again" in unreachable
     assert unreachable.count(b"://***@127.0.0.1") > 1, "in the error and in the log"

@@ -18,6 +18,7 @@ from prs_med.checkpoint.retention import Pruner, Retention
 from prs_med.checkpoint.saver import Saver
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import StorageError
+from tests.patience import patience
 from tests.services.s3.fault_proxy import Fault, Request
 from tests.services.s3.s3_places import Server, check_saved, check_whole, parts
 from tests.unit.checkpoint_states import save
@@ -102,7 +103,7 @@ def test_bytes_that_flip_on_the_way_up_are_noticed_and_sent_again(
 def test_requests_that_fail_are_repeated_until_the_checkpoint_is_whole(
     server: Server, fault: Fault
 ) -> None:
-    places = server.places(patience=60)
+    places = server.places(patience=patience(60))
     rng = random.Random(5)
     server.proxy.faults = lambda request: fault if rng.random() < 0.25 else None
     assert not save(places, parts(1), name(1)).error
@@ -319,11 +320,11 @@ def test_answers_that_are_damaged_on_the_way_down_are_asked_for_again(server: Se
 def test_a_sound_place_passes_the_check_and_is_left_clean(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check_store(S3Store(server.uri, patience=5))
+    check_store(S3Store(server.uri, patience=patience(5)))
     assert (said(caplog), server.keys()) == ([], [])
     server.proxy.faults = lambda request: DENIED if request.method == "PUT" else None
     with pytest.raises(StorageError, match="403 AccessDenied; check the credentials"):
-        check_store(S3Store(server.uri, patience=5))
+        check_store(S3Store(server.uri, patience=patience(5)))
     server.proxy.faults = lambda request: Fault(status=503)
     check_store(S3Store(server.uri, patience=0.1))
     assert "training starts, and checkpoints are copied later" in caplog.text

@@ -15,6 +15,7 @@ from prs_med.storage import s3
 from prs_med.storage.location import open_store
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import MissingFileError, StorageError
+from tests.patience import patience
 from tests.ports import free_port
 from tests.services.s3.ceph import CephGateway
 from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
@@ -26,14 +27,16 @@ DATA = random.Random(0).randbytes(3_000_000)
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     """A prefix of a fresh bucket."""
     if request.param == "ceph":
-        return S3Store(f"s3://{request.getfixturevalue('bucket')}/some/folder", patience=5)
+        return S3Store(
+            f"s3://{request.getfixturevalue('bucket')}/some/folder", patience=patience(5)
+        )
     monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("moto_endpoint"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     name = f"test-{random.randrange(10**9)}"
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
-    return S3Store(f"s3://{name}/some/folder", patience=5)
+    return S3Store(f"s3://{name}/some/folder", patience=patience(5))
 
 
 def test_what_is_written_is_read(store: S3Store, tmp_path: Path) -> None:
@@ -72,8 +75,8 @@ def test_wrong_credentials_are_not_repeated(bucket: str, monkeypatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"x: the server answers 403 .*check the credentials"):
-        S3Store(f"s3://{bucket}", patience=60).read("x")
-    assert time.monotonic() - started < 30
+        S3Store(f"s3://{bucket}", patience=patience(60)).read("x")
+    assert time.monotonic() - started < patience(30)
 
 
 def test_a_public_bucket_needs_no_credentials(bucket: str, ceph, monkeypatch) -> None:
@@ -81,7 +84,7 @@ def test_a_public_bucket_needs_no_credentials(bucket: str, ceph, monkeypatch) ->
     ceph.client().put_object(Bucket=bucket, Key="closed", Body=b"hello")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    store = S3Store(f"s3://{bucket}", patience=5)
+    store = S3Store(f"s3://{bucket}", patience=patience(5))
     assert store.read("open") == b"hello"
     with pytest.raises(StorageError, match="403"):
         store.read("closed")
@@ -92,7 +95,7 @@ def faulty(bucket: str, fault_proxy: FaultProxy, monkeypatch) -> tuple[S3Store, 
     """A store with an object behind a proxy."""
     S3Store(f"s3://{bucket}").write("shard", DATA)
     monkeypatch.setenv("AWS_ENDPOINT_URL", fault_proxy.endpoint)
-    return S3Store(f"s3://{bucket}", patience=8), fault_proxy
+    return S3Store(f"s3://{bucket}", patience=patience(8)), fault_proxy
 
 
 def first_of(proxy: FaultProxy, count: int, fault: Fault) -> None:
@@ -134,7 +137,7 @@ def test_a_server_that_starts_again_is_waited_for(
     S3Store(f"s3://{bucket}").write("shard", DATA)
     port = free_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    store = S3Store(f"s3://{bucket}", patience=30)
+    store = S3Store(f"s3://{bucket}", patience=patience(30))
     with ThreadPoolExecutor() as executor:
         reading = executor.submit(store.read, "shard")
         while not caplog.messages:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
+import time
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from prs_med.data.dataset.build import Layout, build
 from prs_med.data.dataset.check import check
 from prs_med.data.dataset.index import read_index
 from prs_med.data.order import Rank
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.records import DataError
-from prs_med.data.sources import read_annotations
-from prs_med.data.split import split_records
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.data.stream.training_stream import TrainingStream
 from prs_med.storage.location import open_store
@@ -27,12 +24,14 @@ from prs_med.storage.store import Store
 from tests.conftest import Small
 from tests.distributed.launcher import launch
 from tests.distributed.streaming import killed_runs, uninterrupted
+from tests.patience import patience
 from tests.programs import command as program
 from tests.programs import kill
+from tests.run_folder import rows as metric_rows
 from tests.services.s3.fault_proxy import Fault, FaultProxy, Request
+from tests.small_dataset import build_small
 
 ROOT = Path(__file__).resolve().parents[3]
-LAYOUT = Layout(row_group_bytes=50_000, shard_bytes=300_000, shuffle=True, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(root: Path, store: Store) -> None:
-    build(
-        split_records(read_annotations(root, None, "error").records, 0.1, 0),
-        root,
-        store,
-        LAYOUT,
-        held_out="",
-        skip_bad_rows=False,
-        allow_duplicates=False,
-        workers=2,
-        show_progress=False,
-    )
+    build_small(root, store, 50_000, 300_000)
 
 
 def stream_of(store: Store) -> TrainingStream:
@@ -126,7 +115,7 @@ def test_a_build_onto_s3_that_was_killed_goes_on(root: Path, bucket: str, tmp_pa
     for shards in (1, 3):
         running = subprocess.Popen(command, cwd=ROOT, stdout=-3, stderr=-3)
         while len(store.names("_build/")) < shards and running.poll() is None:
-            pass
+            time.sleep(0.005)
         kill(running)
     kept = store.names("_build/")
     assert kept
@@ -142,7 +131,7 @@ def test_a_build_onto_s3_that_was_killed_goes_on(root: Path, bucket: str, tmp_pa
 @pytest.fixture
 def faulty(uri: str, fault_proxy: FaultProxy, monkeypatch) -> tuple[S3Store, FaultProxy]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", fault_proxy.endpoint)
-    return S3Store(uri, patience=60), fault_proxy
+    return S3Store(uri, patience=patience(60)), fault_proxy
 
 
 def test_every_sample_comes_in_order_over_a_bad_network(
@@ -239,16 +228,14 @@ def test_two_ranks_train_from_s3_over_a_bad_network_as_from_a_folder(
         )
         done = launch(
             [
-                *("launch/train.py", "--deepspeed", "ds_configs/zero2.json", "--data", uri),
-                *("--vlm_path", str(small.llava_med), "--sam_ckpt", str(small.tinysam)),
+                *("launch/train.py", *small.streaming(uri), "--deepspeed", "ds_configs/zero2.json"),
                 *("--save_dir", str(tmp_path / name), "--image_size", "96", "--max_steps", "9"),
                 *("--batch_size", "2", "--log_every", "1"),
             ],
             2,
         )
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines]
+        entries = metric_rows(tmp_path / name)
         losses[name] = [entry[k] for entry in entries for k in ("loss", "val_dice") if k in entry]
         for secret in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
             written = (tmp_path / name / "settings.yaml").read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import pytest
 from prs_med.checkpoint.open_place import open_place
 from prs_med.checkpoint.reader import CheckpointReader
 from tests.distributed.launcher import Job, run_jobs
+from tests.run_folder import loss_curve
+from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
 
@@ -18,18 +19,8 @@ STEPS = 4
 STOPPED_AT = 2
 
 
-def losses(run: Path) -> list[tuple[float, float]]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
-
-
 def test_runs_go_on_from_their_copies(small, bucket: str, tmp_path: Path) -> None:
-    wanted = [
-        *small.arguments(),
-        *("--deepspeed", "ds_configs/zero2.json", "--batch_size", "2", "--image_size", "64"),
-        *("--max_steps", str(STEPS), "--log_every", "1", "--num_workers", "0"),
-        *("--resume", "auto"),
-    ]
+    wanted = short(small.arguments(), "--max_steps", str(STEPS), "--resume", "auto")
     copied, direct = f"s3://{bucket}/copied", f"s3://{bucket}/direct"
     to_copy = [*wanted, "--checkpoint_uri", copied]
     to_s3 = [*wanted, "--checkpoint_uri", direct]
@@ -59,9 +50,9 @@ def test_runs_go_on_from_their_copies(small, bucket: str, tmp_path: Path) -> Non
         2,
         tmp_path,
     )
-    expected = losses(tmp_path / "whole")
+    expected = loss_curve(tmp_path / "whole")
     for run in ("named", "elsewhere", "own_0"):
-        assert losses(tmp_path / run) == expected
+        assert loss_curve(tmp_path / run) == expected
     for uri in (copied, direct):
         place = open_place(uri)
         names = place.checkpoints()

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.patience import patience
 from tests.ports import free_port
 from tests.services.packages import Installed, install
 
@@ -230,11 +231,11 @@ class SlurmCluster:
         self, job: int | str, condition: Callable[[], object], what: str, limit_s: float = 200.0
     ) -> None:
         """Wait until something is true; ``what`` says of the job what it then is."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + patience(limit_s)
         while not condition():
             if time.monotonic() > deadline:
                 raise SlurmError(
-                    f"job {job} is not {what} after {limit_s:g} s: {self.job(job)}\n"
+                    f"job {job} is not {what} after {patience(limit_s):g} s: {self.job(job)}\n"
                     f"{self.output(job)[-3000:]}\n{self._log_tails()}"
                 )
             time.sleep(0.1)
@@ -248,7 +249,7 @@ class SlurmCluster:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=START_LIMIT_S,
+            timeout=patience(START_LIMIT_S),
             check=False,
         )
         if done.returncode != 0:
@@ -338,14 +339,14 @@ class SlurmCluster:
         return False
 
     def _wait_for_start(self, failure: str, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + patience(START_LIMIT_S)
         while not condition():
             started = {"namespace": self._namespace, **self._daemons}
             for name, process in started.items():
                 if process is not None and process.poll() is not None:
                     raise ChildProcessError(f"{name} ended with {process.returncode}")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{failure} in {START_LIMIT_S:g} s")
+                raise TimeoutError(f"{failure} in {patience(START_LIMIT_S):g} s")
             time.sleep(0.05)
 
     def _log_tails(self, lines: int = 15) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -15,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from prs_med.checkpoint.directory_place import DirectoryPlace
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import GO_ON_LATER, lines
 from tests.programs import launchers
+from tests.run_folder import loss_curve, newest_checkpoint, rows
 from tests.services.slurm.cluster import NODES, UNDER_WAY, SlurmCluster
+from tests.short_training import short
 
 SCRIPTS = ROOT / "launch" / "slurm"
 STEPS = 30
@@ -140,18 +140,10 @@ def submit(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Submit
 
 def training(small: Small, save_dir: Path, *more: str, steps: int = STEPS) -> list[str]:
     """Options of ``launch/train.py`` for a run that shows every step."""
-    return [
-        *(*small.arguments(), "--save_dir", str(save_dir)),
-        *("--deepspeed", "ds_configs/zero2.json", "--image_size", "64", "--batch_size", "2"),
-        *("--num_workers", "0", "--max_steps", str(steps), "--log_every", "1"),
+    return short(
+        *(small.arguments(), "--save_dir", str(save_dir), "--max_steps", str(steps)),
         *("--save_every_steps", "4", *more),
-    ]
-
-
-def losses(run: Path) -> list[tuple[int, float, float]]:
-    """What was logged of each step."""
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if "loss" in row]
+    )
 
 
 def pretend(folder: Path, what: str) -> str:
@@ -198,15 +190,15 @@ def test_disturbed_again_and_again_it_ends_as_if_undisturbed(
     job.start_again()
     assert job.end() == "COMPLETED", job.everything()
 
-    assert losses(run) == losses(quiet_run)
-    assert len(losses(run)) == STEPS
+    assert loss_curve(run) == loss_curve(quiet_run)
+    assert len(loss_curve(run)) == STEPS
     assert job.restarts == 3
     ends = re.findall(r"ended with (\d+)(; put into| after SIGTERM)?", job.output)
     assert ends == [("137", "; put into"), ("75", " after SIGTERM"), ("75", "; put into")]
     asked_by = re.findall(r"saved after (\w+);", job.log(0) + job.log(1))
     assert set(asked_by) == {"SIGTERM", "SIGUSR1"}
     # Bit for bit: as many attempts as starts, and the last one has the last step.
-    last = DirectoryPlace(run / "checkpoints").checkpoints()[-1]
+    last = newest_checkpoint(run).name
     assert (last.attempt, last.step) == (4, STEPS)
 
 
@@ -349,8 +341,7 @@ def test_an_array_trains_once_per_line(
     job = submit("train.sbatch", settings, ["--array=1-2"], SWEEP=str(sweep))
     for task in job.tasks(2):
         assert slurm.wait_until_ended(task) == "COMPLETED", job.everything()
-    rows = [json.loads((run / "metrics.jsonl").read_text().splitlines()[0]) for run in runs]
-    assert [row["learning_rate"] for row in rows] == [1e-3, 2e-3]
+    assert [rows(run)[0]["learning_rate"] for run in runs] == [1e-3, 2e-3]
     assert not (tmp_path / "none").exists()
 
 

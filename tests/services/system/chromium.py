@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.patience import patience
 from tests.services.packages import Installed, install
 
 PROGRAM = "chromium"
@@ -68,7 +69,7 @@ class Chromium:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(_TIMEOUT_S)
+        self._process.wait(patience(_TIMEOUT_S))
         os.close(self._commands)
         os.close(self._replies)
 
@@ -118,7 +119,7 @@ class Chromium:
         return [event for event in self._events if event.get("sessionId") == session]
 
     def _read(self) -> dict[str, Any]:
-        deadline = time.monotonic() + _TIMEOUT_S
+        deadline = time.monotonic() + patience(_TIMEOUT_S)
         while b"\0" not in self._unread:
             left = max(0.0, deadline - time.monotonic())
             readable, _, _ = select.select([self._replies], [], [], left)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.distributed.launcher import ROOT
-from tests.services.packages import install
+from tests.services.packages import install, need
 from tests.unavailable import unavailable
 
 pytestmark = pytest.mark.timeout(5400)
@@ -97,9 +97,9 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> tuple[Builder, str]:
         pytest.skip("building the image takes long: 'make test-docker' does it")
     if os.geteuid() != 0:
         unavailable("building in a chroot needs root")
-    installed = install(("buildah", "debootstrap"), ("buildah", "debootstrap"))
-    if not installed:
-        unavailable(f"buildah is not installed: {installed.reason}")
+    need(
+        install(("buildah", "debootstrap"), ("buildah", "debootstrap")), "buildah is not installed"
+    )
     folder = tmp_path_factory.mktemp("image")
     buildah = Builder(folder)
     base = ["debootstrap", "--variant=minbase", RELEASE, str(folder / "base"), apt_mirror()]

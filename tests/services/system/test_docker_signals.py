@@ -26,17 +26,14 @@ from tests.distributed.live_run import (
 from tests.patience import patience
 from tests.ports import free_port
 from tests.programs import launchers
-from tests.services.packages import install
-from tests.unavailable import unavailable
+from tests.services.packages import install, need
 
 pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
 def tini() -> str:
-    installed = install(["tini"], ["tini"])
-    if not installed:
-        unavailable(f"tini is not installed: {installed.reason}")
+    need(install(["tini"], ["tini"]), "tini is not installed")
     return "tini"
 
 

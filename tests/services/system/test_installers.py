@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.patience import patience
+
 ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).parent / "uv"
 INSTALL = ["-c", "constraints.txt", "-e", ".[dev]"]
@@ -26,7 +28,7 @@ def test_uv_would_install_what_pip_installed() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=patience(300),
         check=False,
     )
     if "Failed to fetch" in done.stderr:

@@ -15,8 +15,8 @@ from prs_med.report.content import Note, Page, Section
 from prs_med.report.evaluation_report import write_evaluation_report
 from prs_med.report.page import html_page
 from prs_med.report.training_report import write_training_report
+from tests.services.packages import need
 from tests.services.system.chromium import Chromium, install_chromium
-from tests.unavailable import unavailable
 from tests.unit.report_data import Pictures, evaluation_row, evaluation_rows, metrics_of
 
 DESKTOP, PHONE = 1280, 390
@@ -28,9 +28,7 @@ LONG = "w" * 400
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    installed = install_chromium()
-    if not installed:
-        unavailable(f"Chromium is not installed: {installed.reason}")
+    need(install_chromium(), "Chromium is not installed")
     with Chromium(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
 

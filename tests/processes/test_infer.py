@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +19,10 @@ from prs_med.data.images import load_image
 from prs_med.data.records import DataError
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.pictures import MARGIN
+from tests.patience import patience
+from tests.programs import LIMIT_S, run, start, succeed
 from tests.unit.assembled import assemble
 
-ROOT = Path(__file__).parents[2]
 SIZES = [(50, 130), (211, 97), (300, 300)]
 """(H, W) of images; the model computes at 96 x 96."""
 
@@ -43,13 +42,7 @@ def checkpoint(checkpoints: dict[str, Path]) -> Path:
 
 
 def ask(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch" / "infer.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run("infer", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -196,31 +189,23 @@ def test_a_csv_file_without_answers_and_masks(checkpoint, data, tmp_path: Path) 
 
 def test_a_dataset_and_its_csv_files_give_the_same(small, checkpoint, tmp_path: Path) -> None:
     """Whichever the number of processes."""
-    built = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "launch" / "data.py"), "build"),
-            *("--data_root", str(small.data), "--output", str(tmp_path / "dataset")),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    succeed("data", "build", "--data_root", small.data, "--output", tmp_path / "dataset")
     arguments = ("--checkpoint", checkpoint, "--max_new_tokens", 4, "--batch_size", 1)
     assert ask(
         *arguments, "--data_root", small.data, "--output_dir", tmp_path / "csv"
     ).returncode == 0  # fmt: skip
     ranks = [
-        subprocess.Popen(
-            [
-                *(sys.executable, str(ROOT / "launch" / "infer.py"), *map(str, arguments)),
-                *("--data", str(tmp_path / "dataset"), "--output_dir", str(tmp_path / "data")),
-            ],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"},
+        start(
+            *("infer", *arguments, "--data", tmp_path / "dataset"),
+            *("--output_dir", tmp_path / "data"),
+            RANK=str(rank),
+            WORLD_SIZE="2",
         )
         for rank in range(2)
     ]
-    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    for process in ranks:
+        output, _ = process.communicate(timeout=patience(LIMIT_S))
+        assert process.returncode == 0, output
     one, other = (rows_of(tmp_path / name) for name in ("csv", "data"))
     assert len(one) == len(other) == 6
     by_row = {row["row_id"]: row for row in other}

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
+
 SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "cloud-start.sh"
 DOCKER = """#!/bin/bash
 echo "$*" >>"$STAND_IN/calls"
@@ -76,7 +78,7 @@ class Machine:
     def run(self, *ends: str, **settings: str) -> tuple[int, str]:
         """The script's exit status and output."""
         process = self.start(*ends, **settings)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patience(60))
         return process.returncode, output
 
     @property
@@ -87,7 +89,7 @@ class Machine:
 
     def wait_for_training(self) -> None:
         """Until a container runs that stays."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patience(30)
         while not (self.folder / "pid").exists() or not (self.folder / "pid").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -155,7 +157,7 @@ def test_asked_to_end_it_lets_training_save(machine: Machine) -> None:
     process = machine.start("stays")
     machine.wait_for_training()
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=patience(60))
     assert process.returncode == 75, output
     assert "stop --time 110 prs-med" in machine.calls
     assert "saved and ended" in output

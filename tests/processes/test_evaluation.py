@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +28,10 @@ from prs_med.evaluate.open_questions import OpenedQuestions, open_split
 from prs_med.evaluate.questions import AnnotatedQuestions
 from prs_med.evaluate.results_files import read_results
 from prs_med.model.prs_med import forward
+from tests.patience import patience
+from tests.programs import LIMIT_S, refused, run, start
 from tests.unit.assembled import Assembled, assemble
 from tests.unit.chat_models import TEMPLATE, write_random, write_told
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,24 +77,12 @@ def mask_of(output: Path, number: int) -> np.ndarray:
         return np.asarray(image) > 0
 
 
-def start(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch" / "eval.py"), *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def evaluated(small, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the program writes about the test split."""
     output = tmp_path_factory.mktemp("evaluated")
-    done = start(
-        *("--checkpoint", checkpoint, "--data_root", small.data, "--output_dir", output),
+    done = run(
+        *("eval", "--checkpoint", checkpoint, "--data_root", small.data, "--output_dir", output),
         *("--max_new_tokens", 8, "--batch_size", 4, "--pictures", 1),
     )
     assert done.returncode == 0, done.stderr
@@ -191,19 +177,16 @@ def test_any_number_of_processes_gives_the_same_results(
     )
     for world in (1, 2, 3):
         ranks = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, str(ROOT / "launch" / "eval.py"), *map(str, arguments)),
-                    *("--output_dir", str(tmp_path / str(world))),
-                ],
-                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world)},
-                stderr=subprocess.PIPE,
+            start(
+                *("eval", *arguments, "--output_dir", tmp_path / str(world)),
+                RANK=str(rank),
+                WORLD_SIZE=str(world),
             )
             for rank in range(world)
         ]
         for process in ranks:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors.decode()
+            output, _ = process.communicate(timeout=patience(LIMIT_S))
+            assert process.returncode == 0, output
     one, *others = (without_times(tmp_path / str(world)) for world in (1, 2, 3))
     assert len(one[1]) == 24
     assert len({row["predicted_answer"] for row in one[1]}) > 1
@@ -338,23 +321,14 @@ def test_failures_stay_in_the_denominator(
         open_split(here, answerer.settings, strict=True)
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a mistake leaves."""
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr + done.stdout
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
 def test_strict_stops_at_the_first_failure(small, checkpoint: Path, tmp_path: Path) -> None:
     root = damaged(small, tmp_path)
     for mask in root.rglob("test_masks"):
         # The rows that are found bad before anything is answered.
         shutil.copytree(small.data / mask.relative_to(root), mask, dirs_exist_ok=True)
     line = refused(
-        start(
-            *("--checkpoint", checkpoint, "--data_root", root, "--strict"),
+        run(
+            *("eval", "--checkpoint", checkpoint, "--data_root", root, "--strict"),
             *("--output_dir", tmp_path / "output"),
         )
     )
@@ -370,8 +344,8 @@ def test_a_split_without_rows_is_refused(small, checkpoint: Path, tmp_path: Path
     table_of_train.write_text("\n".join(kept) + "\n")
     output = tmp_path / "output"
     line = refused(
-        start(
-            *("--checkpoint", checkpoint, "--data_root", small.data, "--split", "test"),
+        run(
+            *("eval", "--checkpoint", checkpoint, "--data_root", small.data, "--split", "test"),
             *("--ann_paths", table_of_train, "--output_dir", output),
         )
     )
@@ -381,7 +355,7 @@ def test_a_split_without_rows_is_refused(small, checkpoint: Path, tmp_path: Path
 
 def test_a_folder_that_holds_no_trained_model_is_refused(small, tmp_path: Path) -> None:
     arguments = ("--data_root", small.data, "--output_dir", tmp_path / "output")
-    line = refused(start("--checkpoint", small.llava_med, *arguments))
+    line = refused(run("eval", "--checkpoint", small.llava_med, *arguments))
     assert str(small.llava_med / "model.json") in line
 
 
