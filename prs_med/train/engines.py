@@ -24,6 +24,7 @@ from prs_med.model.segmentation import SegmentationBranch
 from prs_med.train.deepspeed_config import segmentation_config
 from prs_med.train.joint_norm import JointNorm
 from prs_med.train.weight_average import WeightAverage
+from prs_med.train.zero_optimizer import discard_gradients
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ class Engines:
             engine.step()
         applied = {engine.was_step_applied() for engine in self.trained.values()}
         assert len(applied) == 1, "the engines disagree about a step"
+        if applied == {False}:
+            for engine in self.trained.values():
+                discard_gradients(engine.optimizer)
         if self._average and applied == {True}:
             self._average.update()
         return StepResult(applied.pop(), joint, own[0] if self._mllm_is_trained else 0.0, own[-1])
