@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -42,6 +41,7 @@ from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import save_settings
+from prs_med.storage import strict_json
 from prs_med.train import deepspeed_own_check, distributed
 from prs_med.train.bad_steps import BadStep, RollBack, without
 from prs_med.train.checkpoints import Checkpoints
@@ -96,7 +96,7 @@ class _Logs:
         if self.ranks_file is not None:
             row = {"step": step, "data_s": seconds.data, "forward_s": seconds.forward}
             with self.ranks_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(strict_json.dumps(row) + "\n")
         if seconds.complaint():
             self.say(f"step {step}: {seconds.complaint()}")
 
@@ -104,7 +104,7 @@ class _Logs:
         """Write what happened at a bad step, and say so."""
         if self.events_file is not None:
             with self.events_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(bad.as_json(action)) + "\n")
+                file.write(strict_json.dumps(bad.as_json(action)) + "\n")
         told = "skipped" if action == "skip" else action
         self.say(f"step {bad.step}: {bad.cause}; {told}. Its samples are in {EVENTS}")
 
