@@ -7,8 +7,9 @@ loss flows backward through both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import deepspeed
@@ -209,9 +210,14 @@ def _groups(
 
 
 def _initialize(module: nn.Module, groups: list[dict[str, Any]], config: dict[str, Any]) -> Any:
-    engine, *_ = deepspeed.initialize(
-        model=module, optimizer=torch.optim.AdamW(groups), config=config, dist_init_required=False
-    )
+    # In bf16, stage 1 prints how much memory is used, many times.
+    with redirect_stdout(StringIO()):
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=torch.optim.AdamW(groups),
+            config=config,
+            dist_init_required=False,
+        )
     return engine
 
 
