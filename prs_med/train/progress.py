@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class Progress:
         """Global batches that no step sees, in ascending order."""
         self.recent_losses: list[float] = []
         """What a jump of the loss is told by."""
-        self.scores: dict[str, float | None] = {}
+        self.scores: Mapping[str, float | None] = {}
         """Of the last validation; None where a score of a checkpoint is not finite."""
         self.scored_at = 0
         """The step of the last validation."""
