@@ -90,4 +90,5 @@ def _comparable(name: str, value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as a command line gives it."""
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
