@@ -262,7 +262,7 @@ def test_yaml_as_editors_and_people_leave_it(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     for content, message in {
         "batch_size: 2\n".encode("utf-16"): "is not in UTF-8",
-        b"on: 1\nx: 2\n": "unknown setting 'True'",
+        b"on: 1\nx: 2\n": "True: no such setting",
         b"batch_size: 2\nbatch_size: 4\n": "'batch_size' stands there twice",
         b"batch_size:\n": "--batch_size None: expected int",
         b"- batch_size: 2\n": "expected 'name: value' lines",
