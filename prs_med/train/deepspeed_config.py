@@ -49,6 +49,9 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data_types.buffer_dtype": ((None,), "use --precision"),
     "zero_optimization.compute_grad_norm": ((True,), "both engines share a gradient norm"),
     "zero_optimization.legacy_stage1": ((False,), "DeepSpeed no longer has it"),
+    "zero_optimization.stage3_module_granularity_threshold": (
+        (0,), "backward passes fail where frozen and trained weights are fetched together",
+    ),
     "zero_optimization.zenflow": ((None,), "it takes steps with parts of the gradients"),
     "zero_optimization.zero_quantized_weights": (
         (False,), "the model would compute with weights that are rounded to 8 bits; "

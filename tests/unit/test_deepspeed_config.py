@@ -136,6 +136,7 @@ def test_what_says_nothing_is_accepted(tmp_path: Path, silent: dict[str, Any]) -
         ("bf16.bf16_master_weights_and_grads", True),
         ("data_types.param_dtype", "fp32"),
         ("data_types.grad_accum_dtype", "fp16"),
+        ("zero_optimization.stage3_module_granularity_threshold", 1_000_000),
         ("zero_optimization.zenflow", {"topk_ratio": 0.1}),
         ("zero_optimization.zero_quantized_weights", True),
         ("zero_optimization.zero_quantized_nontrainable_weights", True),
