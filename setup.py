@@ -26,7 +26,8 @@ setup(
         "bitsandbytes>=0.50",
         "boto3>=1.43",
         "datasets>=5.2",
-        "deepspeed>=0.19.8",
+        # Upper bounds where names are used that a library does not promise to keep.
+        "deepspeed>=0.19.8,<0.20",
         "huggingface_hub>=2.0",
         "jinja2>=3.1",
         "markupsafe>=3.0",
@@ -45,7 +46,7 @@ setup(
         "sentencepiece>=0.2.1",
         "tenacity>=9.0",
         "tokenizers>=0.22",
-        "torch>=2.13",
+        "torch>=2.13,<2.14",
         "tqdm>=4.67",
         "transformers>=5.23,<6",
         "xxhash>=3.5",

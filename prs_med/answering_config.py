@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prs_med.checked_settings import CheckedSettings, SettingError, not_negative, positive, setting
+from prs_med.checked_settings import (
+    SEEDS,
+    CheckedSettings,
+    SettingError,
+    not_negative,
+    positive,
+    setting,
+    valid_seed,
+)
 from prs_med.config import TRAINED_WEIGHTS
 
 
@@ -44,7 +52,7 @@ class UsedModelSettings(CheckedSettings):
         lambda v: 0 < v <= 1,
         "0 < value <= 1",
     )
-    seed: int = setting(0, "Seed of drawn tokens and of drawn samples", not_negative, "0 or more")
+    seed: int = setting(0, "Seed of drawn tokens and of drawn samples", valid_seed, SEEDS)
     fill_holes: bool = setting(False, "Change masks: fill what a mask surrounds")
     largest_component: bool = setting(False, "Change masks: keep only the largest part of each")
     minimum_area: int = setting(

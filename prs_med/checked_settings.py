@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -72,6 +73,14 @@ def share(value: float) -> bool:
     return 0 <= value <= 1
 
 
+def valid_seed(value: int) -> bool:
+    """What all generators of random numbers take: 32 bits."""
+    return 0 <= value < 2**32
+
+
+SEEDS = "0 to 4294967295"
+
+
 def without_none(hint: Any) -> Any:
     """``T`` from ``T | None``."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
@@ -99,6 +108,9 @@ def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
     accepted = (int, float) if plain is float else plain
     if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
         raise SettingError(f"--{spec.name} {value!r}: expected {plain.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        allowed = spec.metadata["allowed"] or "a number"
+        raise SettingError(f"--{spec.name} {value}: allowed is {allowed}, and finite")
     check = spec.metadata["check"]
     if check is not None and not check(value):
         raise SettingError(f"--{spec.name} {value}: allowed is {spec.metadata['allowed']}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prs_med.checked_settings import (
+    SEEDS,
     CheckedSettings,
     SettingError,
     fraction,
@@ -18,6 +19,7 @@ from prs_med.checked_settings import (
     positive,
     setting,
     share,
+    valid_seed,
 )
 
 
@@ -440,7 +442,7 @@ class OptimSettings(CheckedSettings):
     max_bad_steps: int = setting(
         10, "Stop after this many bad steps without a good one", positive, "a positive number"
     )
-    seed: int = setting(0, "Seed of weights, dropout and data order", not_negative, "0 or more")
+    seed: int = setting(0, "Seed of weights, dropout and data order", valid_seed, SEEDS)
 
 
 @dataclass(kw_only=True)
@@ -489,8 +491,8 @@ class RunSettings(CheckedSettings):
         600.0,
         "Seconds that a process may stand at one point of a step, a batch of validation or saving; "
         "then the run says which one it is and where, and ends (0: wait for ever)",
-        not_negative,
-        "0 or more",
+        lambda v: 0 <= v <= 365 * 24 * 3600,
+        "0 to 31536000, a year",
     )
     max_steps: int = setting(
         0, "Stop after this many optimizer steps (0: after EPOCHS)", not_negative, "0 or more"

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prs_med.checked_settings import (
+    SEEDS,
     CheckedSettings,
     SettingError,
     fraction,
     not_negative,
     positive,
     setting,
+    valid_seed,
 )
 from prs_med.config import RowSettings
 
@@ -34,9 +36,7 @@ class BuildSettings(RowSettings):
     shuffle: bool = setting(
         True, "Store training images in an order drawn by SEED, so that each read is a mixture"
     )
-    seed: int = setting(
-        0, "Seed of the order and of the images held out", not_negative, "0 or more"
-    )
+    seed: int = setting(0, "Seed of the order and of the images held out", valid_seed, SEEDS)
     row_group_mb: float = setting(
         4.0, "Size in MiB of a row group: what one read fetches", positive, "a positive number"
     )
@@ -89,7 +89,7 @@ class SynthesizeSettings(CheckedSettings):
     val: int = setting(60, "Validation images", not_negative, "0 or more")
     test: int = setting(100, "Test images", not_negative, "0 or more")
     size: int = setting(128, "Side of the images in pixels", lambda v: v >= 32, "at least 32")
-    seed: int = setting(0, "Another seed draws other images", not_negative, "0 or more")
+    seed: int = setting(0, "Another seed draws other images", valid_seed, SEEDS)
 
 
 @dataclass(kw_only=True)
@@ -119,7 +119,7 @@ class AnnotateSettings(CheckedSettings):
         fraction,
         "0 <= value < 1",
     )
-    seed: int = setting(0, "Another seed chooses other words", not_negative, "0 or more")
+    seed: int = setting(0, "Another seed chooses other words", valid_seed, SEEDS)
     num_workers: int = setting(4, _WORKERS, positive, "a positive number")
 
 

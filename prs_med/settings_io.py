@@ -168,9 +168,23 @@ def _convert(name: str, text: str, hint: Any) -> Any:
     return text
 
 
+class _OnceEach(yaml.SafeLoader):
+    """YAML in which no name may stand twice; by itself the last value would count."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As that of the class, but for repeated names."""
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path, option: str) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _OnceEach) or {}  # noqa: S506
+    except UnicodeDecodeError:
+        raise SettingError(f"{option} {path}: is not in UTF-8") from None
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{option} {path}: {reason}") from None
@@ -181,6 +195,10 @@ def _read_yaml(path: Path, option: str) -> dict[str, Any]:
     if unknown:
         raise SettingError(f"{option} {path}: {unknown_setting(str(unknown[0]), known, '')}")
     hints = typing.get_type_hints(Settings)
+    loaded = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in loaded.items()
+    }
     # YAML reads 1e-4 as text: its numbers need a decimal point before the exponent.
     return {
         name: _convert(name, value, hints[name])

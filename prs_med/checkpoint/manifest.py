@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from prs_med.checkpoint.errors import BrokenCheckpointError
+from prs_med.storage import strict_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -119,7 +120,8 @@ class Manifest:
     files: list[StoredFile]
     """Further files, such as buffers and the metrics so far."""
     state: dict[str, Any] = field(default_factory=dict)
-    """What training says about itself: step, settings, state of the data, and so on."""
+    """What training says about itself: step, settings, state of the data, and so on. A number that
+    is not finite is None when it has been read back."""
 
     @property
     def all_files(self) -> list[StoredFile]:
@@ -128,7 +130,7 @@ class Manifest:
 
     def dumps(self) -> bytes:
         """The bytes of the file: JSON whose last entry is the SHA-256 of what it is without it."""
-        return _sealed(json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")))
+        return _sealed(strict_json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")))
 
 
 def _sealed(text: str) -> bytes:

@@ -27,15 +27,20 @@ class Retention:
     """Name of the score by which one is the best."""
     higher_is_better: bool
 
-    def best(self, scores: Mapping[CheckpointName, Mapping[str, float]]) -> CheckpointName | None:
+    def best(
+        self, scores: Mapping[CheckpointName, Mapping[str, float | None]]
+    ) -> CheckpointName | None:
         """The checkpoint with the best score, the newest of equals; None if none has one."""
         sign = 1 if self.higher_is_better else -1
-        rated = [(sign * found[self.metric], name) for name, found in scores.items()
-                 if math.isfinite(found.get(self.metric, math.nan))]  # fmt: skip
+        rated = []
+        for name, found in scores.items():
+            score = found.get(self.metric)
+            if score is not None and math.isfinite(score):
+                rated.append((sign * score, name))
         return max(rated)[1] if rated else None
 
     def superfluous(
-        self, scores: Mapping[CheckpointName, Mapping[str, float]]
+        self, scores: Mapping[CheckpointName, Mapping[str, float | None]]
     ) -> list[CheckpointName]:
         """Those that need not be kept, oldest first; ``scores`` names all that there are."""
         ordered = sorted(scores)
@@ -49,9 +54,9 @@ class Pruner:
     def __init__(self, place: Place, retention: Retention) -> None:
         self._place = place
         self._retention = retention
-        self._scores: dict[CheckpointName, Mapping[str, float]] = {}
+        self._scores: dict[CheckpointName, Mapping[str, float | None]] = {}
 
-    def scores(self) -> dict[CheckpointName, Mapping[str, float]]:
+    def scores(self) -> dict[CheckpointName, Mapping[str, float | None]]:
         """The scores of all complete checkpoints; each is read once."""
         return scores_of(self._place, self._scores)
 
@@ -82,8 +87,8 @@ class Pruner:
 
 
 def scores_of(
-    place: Place, known: dict[CheckpointName, Mapping[str, float]] | None = None
-) -> dict[CheckpointName, Mapping[str, float]]:
+    place: Place, known: dict[CheckpointName, Mapping[str, float | None]] | None = None
+) -> dict[CheckpointName, Mapping[str, float | None]]:
     """The scores of all complete checkpoints; ``known`` is added to, so that each is read once.
 
     A damaged one has no scores: it is no candidate for the best, and goes when it is old.

@@ -78,10 +78,10 @@ def export_merged(
     tokenizer, image_token = _with_image_token(layout)
     config = copy.deepcopy(layout.config)
     config.text_config.architectures = [_CAUSAL_MODELS[config.text_config.model_type]]
-    if config.image_token_index != image_token:
-        config.image_token_index = image_token
-        _make_room(weights, image_token, tokenizer.unk_token_id or 0)
-        config.text_config.vocab_size = len(weights[_EMBEDDINGS[0]])
+    # The published vocabulary of 32,000 rows has none for it, although its number is 32000 there.
+    config.image_token_index = image_token
+    _make_room(weights, image_token, tokenizer.unk_token_id or 0)
+    config.text_config.vocab_size = len(weights[_EMBEDDINGS[0]])
     vision = config.vision_config
     config.image_seq_length = (vision.image_size // vision.patch_size) ** 2 + (
         config.vision_feature_select_strategy == "full"

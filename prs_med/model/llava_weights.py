@@ -70,18 +70,20 @@ def read_weights(
     Args:
         vision_folder: a CLIP model whose vision tower takes the place of the one in ``folder``.
 
+    Of tied weights, which transformers stores once, both names are given.
+
     Raises:
         CheckpointError: if a tensor is missing, left over or of another shape.
     """
     stored = tensors_with_tower(folder, vision_folder)
-    _refuse_unfitting(folder, vision_folder, stored, _expected_shapes(config))
-    return {name: tensor.value for name, tensor in stored.items()}
-
-
-def _expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, source in model.all_tied_weights_keys.items():
+        if name not in stored and source in stored:
+            stored[name] = stored[source]
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _refuse_unfitting(folder, vision_folder, stored, expected)
+    return {name: tensor.value for name, tensor in stored.items()}
 
 
 def _refuse_unfitting(

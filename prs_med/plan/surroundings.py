@@ -56,10 +56,14 @@ def _check_alone(settings: Settings, plan: PlanSettings, processes: int) -> Iter
 
 
 def _check_configuration(settings: Settings, processes: int) -> Finding:
+    # Imports DeepSpeed, which takes seconds.
+    from prs_med.train.deepspeed_own_check import conflicts
+
     try:
-        load_deepspeed_config(Path(settings.deepspeed), settings, processes)
+        load_deepspeed_config(Path(settings.deepspeed), settings, processes, conflicts)
     except SettingError as error:
-        return failed("--deepspeed", str(error), "change the file or the setting")
+        told = "; ".join(str(error).splitlines())
+        return failed("--deepspeed", told, "change the file or the setting")
     return passed("--deepspeed", settings.deepspeed)
 
 

@@ -30,7 +30,6 @@ settings or weights.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -49,6 +48,7 @@ from prs_med.config import (
 )
 from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
+from prs_med.storage import strict_json
 
 
 @program
@@ -67,7 +67,7 @@ def run_inspect(settings: InspectSettings) -> int:
     found = find_checkpoints(settings.checkpoint)
     reader = found.open()
     if settings.json:
-        print(json.dumps({"format": FORMAT, **asdict(reader.manifest)}, indent=2))
+        print(strict_json.dumps({"format": FORMAT, **asdict(reader.manifest)}, indent=2))
         return 0
     print(inspect_text(reader.manifest, reader.where))
     if found.names[:-1]:

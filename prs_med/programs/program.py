@@ -44,9 +44,13 @@ def program(body: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], i
 
 
 def refused(error: Exception) -> int:
-    """Say in one line what was wrong; the exit status."""
-    # From a loader's worker process, the message comes behind that process's traceback.
-    line = str(error).strip().splitlines()[-1]
+    """Say what was wrong, in one line for each mistake; the exit status."""
+    lines = str(error).strip().splitlines()
+    if not isinstance(error, SettingError):
+        # From a loader's worker process, the message comes behind that process's traceback.
+        lines = lines[-1:]
     kind = type(error)
-    print(f"error: {line.removeprefix(f'{kind.__module__}.{kind.__name__}: ')}", file=sys.stderr)
+    for line in lines:
+        text = line.removeprefix(f"{kind.__module__}.{kind.__name__}: ")
+        print(f"error: {text}", file=sys.stderr)
     return MISTAKE

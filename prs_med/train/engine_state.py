@@ -1,7 +1,6 @@
 """What this process owns of an engine's training state, as fragments of parameters.
 
-ZeRO-1 and 2 cut the concatenation of a group's parameters into equal parts, ZeRO-3 cuts every
-parameter by itself; both add padding. Here all of them become fragments (parameter, first element,
+However a ZeRO stage cuts parameters, here all parts become fragments (parameter, first element,
 number of elements) of fp32 masters, AdamW's two moments and the moving average, if one is kept.
 """
 
@@ -17,7 +16,12 @@ from torch import Tensor
 
 from prs_med.checkpoint.manifest import Parameter
 from prs_med.checkpoint.snapshot import Fragment, OwnedFragments
-from prs_med.train.zero_optimizer import flat_masters, is_stage_1_or_2, renew_working_weights
+from prs_med.train.zero_optimizer import (
+    flat_masters,
+    owned_parts,
+    renew_working_weights,
+    whole_shape,
+)
 
 MASTER, MOMENTS, AVERAGE = "master", ("exp_avg", "exp_avg_sq"), "average"
 
@@ -39,19 +43,20 @@ class EngineState:
         self._optimizer = engine.optimizer
         self._averages = averages(engine.optimizer) if averages else []
         named = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
-        places = [_place(self._optimizer, parameter) for _, parameter in named]
+        parts = owned_parts(self._optimizer, [parameter for _, parameter in named])
         self._stretches: list[_Stretch] = []
         fragments = []
-        for number, (flat, at, start, length) in sorted(
-            ((n, place) for n, place in enumerate(places) if place), key=lambda entry: entry[1][:2]
+        for number, part in sorted(
+            ((n, part) for n, part in enumerate(parts) if part),
+            key=lambda entry: (entry[1].master, entry[1].at),
         ):
-            fragments.append(Fragment(number, start, length))
-            self._add(_Stretch(flat, at, length))
+            fragments.append(Fragment(number, part.start, part.length))
+            self._add(_Stretch(part.master, part.at, part.length))
         elements = sum(fragment.length for fragment in fragments)
         kinds = (MASTER, *MOMENTS, *([AVERAGE] if averages else []))
         self._host = {kind: _host_vector(elements) for kind in kinds}
         self.owned = OwnedFragments(
-            [Parameter(name, list(_shape(parameter))) for name, parameter in named],
+            [Parameter(name, list(whole_shape(parameter))) for name, parameter in named],
             fragments,
             {kind: vector.numpy() for kind, vector in self._host.items()},
         )
@@ -122,25 +127,6 @@ class EngineState:
                 if kind not in entry:
                     entry[kind] = torch.zeros_like(master)
             entry["step"] = torch.tensor(float(steps), dtype=torch.float32)
-
-
-def _place(optimizer: Any, parameter: Any) -> tuple[int, int, int, int] | None:
-    """Number of the flat master, place in it, first element of the parameter and number of
-    elements that this process owns; None if there are none."""
-    if is_stage_1_or_2(optimizer):
-        mapping = parameter._hp_mapping
-        if mapping is None:
-            return None
-        there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
-        return mapping.param_group_index, there.start, here.start, here.numel
-    flat, at, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
-    start = padded * torch.distributed.get_rank(parameter.ds_process_group)
-    length = min(padded, parameter.ds_numel - start)
-    return (flat, at, start, length) if length > 0 else None
-
-
-def _shape(parameter: Any) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _host_vector(elements: int) -> Tensor:

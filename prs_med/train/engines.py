@@ -7,8 +7,9 @@ loss flows backward through both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import deepspeed
@@ -24,6 +25,7 @@ from prs_med.model.segmentation import SegmentationBranch
 from prs_med.train.deepspeed_config import segmentation_config
 from prs_med.train.joint_norm import JointNorm
 from prs_med.train.weight_average import WeightAverage
+from prs_med.train.zero_optimizer import discard_gradients
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ class Engines:
             engine.step()
         applied = {engine.was_step_applied() for engine in self.trained.values()}
         assert len(applied) == 1, "the engines disagree about a step"
+        if applied == {False}:
+            for engine in self.trained.values():
+                discard_gradients(engine.optimizer)
         if self._average and applied == {True}:
             self._average.update()
         return StepResult(applied.pop(), joint, own[0] if self._mllm_is_trained else 0.0, own[-1])
@@ -205,9 +210,14 @@ def _groups(
 
 
 def _initialize(module: nn.Module, groups: list[dict[str, Any]], config: dict[str, Any]) -> Any:
-    engine, *_ = deepspeed.initialize(
-        model=module, optimizer=torch.optim.AdamW(groups), config=config, dist_init_required=False
-    )
+    # In bf16, stage 1 prints how much memory is used, many times.
+    with redirect_stdout(StringIO()):
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=torch.optim.AdamW(groups),
+            config=config,
+            dist_init_required=False,
+        )
     return engine
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
+
+from prs_med.storage import strict_json
 
 
 class MetricsLog:
@@ -22,12 +22,7 @@ class MetricsLog:
         a number that is not finite becomes null."""
         if self._file is None:
             return
-        # JSON has no NaN or infinity.
-        line = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        self._file.write(strict_json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._monitor.enabled:
             self._monitor.write_events(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ class RunningLosses:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`dumps` gave on the first process."""
-        self._keep(saved["sums"])
+        self._keep([math.nan if value is None else value for value in saved["sums"]])
         self._units = saved["units"]
 
     def _keep(self, sums: list[float]) -> None:
@@ -70,8 +72,8 @@ class Progress:
         """Global batches that no step sees, in ascending order."""
         self.recent_losses: list[float] = []
         """What a jump of the loss is told by."""
-        self.scores: dict[str, float] = {}
-        """Of the last validation."""
+        self.scores: Mapping[str, float | None] = {}
+        """Of the last validation; None where a score of a checkpoint is not finite."""
         self.scored_at = 0
         """The step of the last validation."""
         self.losses = RunningLosses(device, rank)

@@ -18,6 +18,7 @@ from prs_med.model.fingerprint import check_same
 from prs_med.storage.store import StorageError
 from prs_med.train import distributed
 from prs_med.train.checkpoints import Checkpoints
+from prs_med.train.resumed_settings import changes
 from prs_med.train.save_places import METRICS, SavePlaces
 
 
@@ -54,7 +55,8 @@ def resume(
         check_state: raises if the state is that of a run that cannot go on here.
 
     Raises:
-        CheckpointError: the checkpoint belongs to another model, or is damaged.
+        CheckpointError: the checkpoint belongs to another model or to other settings, or is
+            damaged.
         StorageError: the checkpoints cannot be listed or read.
     """
     if not settings.resume:
@@ -96,7 +98,9 @@ def _load(
     for uri, name in found:
         try:
             reader = _open(uri, name)
-            check_state(reader.manifest.state)
+            state = reader.manifest.state
+            check_state(state)
+            changed = changes(state["settings"], settings, reader.where)
             _check(reader, expected)
             checkpoints.resume_from(reader)
         except BrokenCheckpointError as error:
@@ -109,6 +113,8 @@ def _load(
                 f"{error}; the settings of model and training must be those of the run to go on "
                 "with"
             ) from None
+        for line in changed:
+            say(line)
         return reader
     if found:
         raise CheckpointError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -42,13 +41,15 @@ from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.settings_io import save_settings
-from prs_med.train import distributed
+from prs_med.storage import strict_json
+from prs_med.train import deepspeed_own_check, distributed
 from prs_med.train.bad_steps import BadStep, RollBack, without
 from prs_med.train.checkpoints import Checkpoints
 from prs_med.train.deepspeed_config import load_deepspeed_config
 from prs_med.train.engines import Engines
 from prs_med.train.heartbeat import Heartbeat
 from prs_med.train.loop import LoopHooks, total_steps, train
+from prs_med.train.mapping_check import check_mapping
 from prs_med.train.metrics_log import MetricsLog
 from prs_med.train.progress import Progress
 from prs_med.train.rank_times import RankSeconds
@@ -95,7 +96,7 @@ class _Logs:
         if self.ranks_file is not None:
             row = {"step": step, "data_s": seconds.data, "forward_s": seconds.forward}
             with self.ranks_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(strict_json.dumps(row) + "\n")
         if seconds.complaint():
             self.say(f"step {step}: {seconds.complaint()}")
 
@@ -103,7 +104,7 @@ class _Logs:
         """Write what happened at a bad step, and say so."""
         if self.events_file is not None:
             with self.events_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(bad.as_json(action)) + "\n")
+                file.write(strict_json.dumps(bad.as_json(action)) + "\n")
         told = "skipped" if action == "skip" else action
         self.say(f"step {bad.step}: {bad.cause}; {told}. Its samples are in {EVENTS}")
 
@@ -128,7 +129,9 @@ def run(settings: Settings) -> str:
     rank = distributed.start()
     given, settings = settings, settings.for_processes(rank.world)
     say = _speaker(rank)
-    config = load_deepspeed_config(Path(settings.deepspeed), settings, rank.world)
+    config = load_deepspeed_config(
+        Path(settings.deepspeed), settings, rank.world, deepspeed_own_check.conflicts
+    )
     save_dir = Path(settings.save_dir)
     with watch_for_stop(save_dir) as stop:
         places = open_places(settings, rank, say)
@@ -165,6 +168,7 @@ def _run(
     }
     identity = distributed.from_rank_zero(identity)
     engines = Engines(parts.mllm, parts.segmentation, settings, config)
+    check_mapping(engines.trained, settings.deepspeed)
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
     checkpoints = Checkpoints(
         settings,

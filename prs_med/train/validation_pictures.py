@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 
 from prs_med.batch import UNKNOWN_MODALITY
 from prs_med.evaluate.mask_metrics import mask_scores
+from prs_med.storage import strict_json
 from prs_med.storage.replaced_folder import replace_folder
 from prs_med.train.agreement import Agreement
 from prs_med.train.validation import EXAMPLES
@@ -81,7 +81,7 @@ def _write(folder: Path, examples: Sequence[Example]) -> None:
         for kind, name in names.items():
             (draft / name).write_bytes(example.pictures[kind])
         rows.append({**example.about, **names})
-    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    text = strict_json.dumps(rows, indent=2, ensure_ascii=False)
     (draft / EXAMPLES).write_text(text + "\n", encoding="utf-8")
     replace_folder(draft, folder)
 

@@ -27,7 +27,13 @@ class Job:
     save_dir: Path
     arguments: list[str]
     spoil: dict[str, object] = field(default_factory=dict)
-    """A gradient to make infinite; see ``spoil_gradient`` in run_jobs.py."""
+    """A gradient to make infinite or NaN; see ``spoil_gradient`` in run_jobs.py."""
+    veto_step: int = 0
+    """Have the optimizers discard this step, counted from 1."""
+    without_step: int = 0
+    """Leave this step out, counted from 1: it makes no gradients."""
+    swap_masters: bool = False
+    """Expect the masters of two parameters that start alike in each other's places."""
     keep_gradients: bool = False
     """Write the first step's gradients to gradients.safetensors in ``save_dir``."""
     stop_after: int = 0
@@ -78,6 +84,9 @@ def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
                     "gradients": str(job.save_dir / "gradients.safetensors")
                     if job.keep_gradients
                     else "",
+                    "veto_step": job.veto_step,
+                    "without_step": job.without_step,
+                    "swap_masters": job.swap_masters,
                     "stop_after": job.stop_after,
                     "check_restored": str(job.save_dir / "restored") if job.check_restored else "",
                     "save_by_deepspeed": str(job.save_dir / "deepspeed")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,17 @@ from prs_med.data.records import DataError  # noqa: E402
 from prs_med.model.errors import CheckpointError  # noqa: E402
 from prs_med.settings_io import parse_training_settings  # noqa: E402
 from prs_med.storage.store import StorageError  # noqa: E402
-from prs_med.train import distributed  # noqa: E402
+from prs_med.train import distributed, mapping_check  # noqa: E402
 from prs_med.train.checkpoints import Checkpoints  # noqa: E402
 from prs_med.train.engines import Engines, StepResult  # noqa: E402
+from prs_med.train.mapping_check import _elements  # noqa: E402
 from prs_med.train.run import run  # noqa: E402
+from prs_med.train.zero_optimizer import (  # noqa: E402
+    OwnedPart,
+    flat_masters,
+    owned_parts,
+    whole_shape,
+)
 
 _backward, _step = Engines.backward, Engines.step
 _resume_from, _finish = Checkpoints.resume_from, Checkpoints.finish
@@ -39,11 +48,13 @@ _EXPECTED = (SettingError, DataError, CheckpointError, BrokenCheckpointError, St
 
 
 def spoil_gradient(plan: dict[str, Any]) -> None:
-    """Make a gradient of one side infinite at one micro-batch, on one rank only.
+    """Make a gradient of one side infinite, or NaN, at one micro-batch, on one rank only.
 
-    ``plan``: ``side`` (mllm or segmentation), ``micro_batch`` (counted from 0), ``rank``.
+    ``plan``: ``side`` (mllm or segmentation), ``micro_batch`` (counted from 0), ``rank``, and
+    ``factor`` (inf by default).
     """
     count = 0
+    factor = float(plan.get("factor", "inf"))
 
     def backward(self: Engines, loss: torch.Tensor) -> None:
         nonlocal count
@@ -51,7 +62,7 @@ def spoil_gradient(plan: dict[str, Any]) -> None:
         if plan and count == plan["micro_batch"] and torch.distributed.get_rank() == plan["rank"]:
             module = getattr(self, plan["side"]).module
             parameter = next(p for p in module.parameters() if p.requires_grad)
-            handles.append(parameter.register_hook(lambda grad: grad * float("inf")))
+            handles.append(parameter.register_hook(lambda grad: grad * factor))
         count += 1
         _backward(self, loss)
         for handle in handles:
@@ -96,6 +107,63 @@ def stop_after(steps: int) -> None:
 
     if steps:
         Engines.step = step  # type: ignore[method-assign]
+
+
+def discard_or_leave_out(veto_step: int, without_step: int) -> None:
+    """Veto one step, or have it make no gradients and change nothing, both counted from 1."""
+    done, parts = 0, 0
+    backward_of_all = Engines.backward
+
+    def backward(self: Engines, loss: torch.Tensor) -> None:
+        if done + 1 != without_step:
+            backward_of_all(self, loss)
+
+    def step(self: Engines, rate_factor: float, veto: bool = False) -> StepResult | None:
+        nonlocal done, parts
+        if done + 1 == without_step:
+            parts += 1
+            if parts < self.segmentation.gradient_accumulation_steps():
+                return None
+            result: StepResult | None = StepResult(False, math.inf, math.inf, math.inf)
+        else:
+            result = _step(self, rate_factor, veto or done + 1 == veto_step)
+        done += result is not None
+        return result
+
+    if veto_step or without_step:
+        Engines.backward = backward  # type: ignore[method-assign]
+        Engines.step = step  # type: ignore[method-assign]
+
+
+def swap_masters(wanted: bool) -> None:
+    """Have the check of masters expect those of two parameters that start as zeros, such as two
+    LoRA matrices, in each other's places, as if DeepSpeed put them there."""
+
+    def swapped(optimizer: Any, parameters: Any) -> list[OwnedPart | None]:
+        parts = owned_parts(optimizer, parameters)
+        zeros = [
+            number
+            for number, part in enumerate(parts)
+            if part and not _elements(flat_masters(optimizer), part).any()
+        ]
+        pairs = [
+            (one, other)
+            for one in zeros
+            for other in zeros
+            if one < other
+            and whole_shape(parameters[one]) == whole_shape(parameters[other])
+            and (parts[one].start, parts[one].length) == (parts[other].start, parts[other].length)
+        ]
+        if not pairs:
+            return parts
+        one, other = pairs[0]
+        parts[one], parts[other] = (
+            replace(parts[one], master=parts[other].master, at=parts[other].at),
+            replace(parts[other], master=parts[one].master, at=parts[one].at),
+        )
+        return parts
+
+    mapping_check.owned_parts = swapped if wanted else owned_parts
 
 
 def check_restored(path: str) -> None:
@@ -158,6 +226,8 @@ def main() -> None:
     for job in json.loads(Path(sys.argv[-1]).read_text()):
         spoil_gradient(job["spoil"])
         keep_gradients(job["gradients"])
+        discard_or_leave_out(job["veto_step"], job["without_step"])
+        swap_masters(job["swap_masters"])
         stop_after(job["stop_after"])
         check_restored(job["check_restored"])
         save_by_deepspeed(job["save_by_deepspeed"])

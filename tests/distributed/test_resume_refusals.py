@@ -61,9 +61,19 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "named_and_damaged": (damage_newest, ["--resume", "NEWEST"], "CheckpointError: NEWEST: segm"),
     "no_checkpoint": (nothing, ["--resume", "runs/best"], "SettingError: runs/best: not the name"),
     "other_base": (nothing, ["--vlm_path", "OTHER"], "was trained on another language model"),
-    "other_rank": (nothing, ["--lora_rank", "4"], "has the shape"),
-    "more_trained": (nothing, ["--train_projector"], "does not hold"),
-    "less_trained": (nothing, ["--freeze_encoder"], "was trained on another frozen segmentation"),
+    "other_model": (
+        nothing,
+        ["--lora_rank", "4", "--lora_alpha", "32", "--prompt_template", "llava_med"],
+        "was trained with --prompt_template released (here llava_med), --lora_rank 16 (here 4), "
+        "--lora_alpha 16 (here 32): must be equal",
+    ),
+    "other_images": (
+        nothing,
+        ["--image_size", "96", "--image_fit", "pad", "--prompt_tokens", "all"],
+        "--prompt_tokens question (here all), --image_size 64 (here 96), --image_fit stretch (here",
+    ),
+    "more_trained": (nothing, ["--train_projector"], "--train_projector false (here true)"),
+    "less_trained": (nothing, ["--freeze_encoder"], "--freeze_encoder false (here true)"),
     "other_seed": (
         nothing,
         ["--seed", "7"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from prs_med.answering_config import UsedModelSettings
@@ -27,7 +30,7 @@ from prs_med.model.mllm import load_tokenizer
 from prs_med.model.normalise import normalise
 from prs_med.model.prs_med import Outputs, forward
 from prs_med.model.tiny_encoders import write_tinysam
-from prs_med.model.tiny_llava import write_llava_med
+from prs_med.model.tiny_llava import TinyLlavaSize, write_llava_med
 from prs_med.settings_io import parse_training_settings
 from tests.unit.assembled import Assembled, assemble
 from tests.unit.training_checkpoint import write_checkpoint
@@ -162,6 +165,75 @@ def test_plain_transformers_computes_what_prs_med_does(model: Assembled, merged:
         everywhere = torch.arange(ids.shape[1])
         expected = model.mllm(ids, torch.ones_like(ids, dtype=torch.bool), pixels, everywhere)[1]
     torch.testing.assert_close(found[0, :, : expected.shape[1]], expected, rtol=1e-4, atol=1e-4)
+
+
+def write_published_vocabulary(small, folder: Path) -> Path:
+    """A tokenizer with as many tokens as the published one, 32,000."""
+    folder.mkdir()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(small.llava_med / name, folder)
+    known = (small.llava_med / "tokenizer.model").read_bytes()
+    vocabulary = sentencepiece_model_pb2.ModelProto.FromString(known)
+    for number in range(32_000 - len(vocabulary.pieces)):
+        vocabulary.pieces.add(piece=f"never{number}", score=-1e6 - number)
+    (folder / "tokenizer.model").write_bytes(vocabulary.SerializeToString())
+    return folder
+
+
+def test_transformers_answers_with_the_published_vocabulary(small, tmp_path: Path) -> None:
+    """There the image token's number is the number of rows, so that it has none."""
+    base = tmp_path / "base"
+    tokenizer = write_published_vocabulary(small, tmp_path / "tokenizer")
+    write_llava_med(base, tokenizer, seed=2, size=TinyLlavaSize(width=64))
+    layout = read_layout(str(base))
+    assert layout.config.text_config.vocab_size == layout.config.image_token_index == 32_000
+    model = assemble(replace(small, llava_med=base))
+    model.save(tmp_path / "trained")
+    export_merged(tmp_path / "trained", tmp_path / "merged", "bf16")
+    plain = LlavaForConditionalGeneration.from_pretrained(str(tmp_path / "merged")).eval()
+    token = plain.config.image_token_index
+    assert plain.get_input_embeddings().weight.shape[0] == plain.lm_head.weight.shape[0] > token
+    assert plain.config.text_config.vocab_size == plain.lm_head.weight.shape[0]
+    processor = AutoProcessor.from_pretrained(str(tmp_path / "merged"))
+    given = processor(
+        images=load_image(model.records[0].image_path),
+        text="USER: <image>\n Where is it?",
+        return_tensors="pt",
+    )
+    assert (given["input_ids"] == token).any()
+    answer = plain.generate(
+        input_ids=given["input_ids"],
+        attention_mask=given["attention_mask"],
+        pixel_values=given["pixel_values"].bfloat16(),
+        max_new_tokens=3,
+        do_sample=False,
+    )
+    assert answer.shape[1] > given["input_ids"].shape[1]
+    load_model(str(tmp_path / "merged"))
+
+
+@pytest.mark.parametrize("finetune", ["lora", "full"])
+def test_tied_weights_load_again_however_they_were_trained(
+    small, tmp_path: Path, finetune: str
+) -> None:
+    """transformers stores the LM head and the embeddings once then."""
+    layout = read_layout(str(small.llava_med))
+    config = copy.deepcopy(layout.config)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = True
+    base = tmp_path / "base"
+    LlavaForConditionalGeneration(config).save_pretrained(str(base))
+    for file in small.llava_med.glob("*token*"):
+        shutil.copy(file, base)
+    model = assemble(replace(small, llava_med=base), finetune=finetune)
+    assert model.mllm.llava.lm_head.weight is model.mllm.llava.get_input_embeddings().weight
+    expected = outputs(model, batch_of(model))
+    model.save(tmp_path / "trained")
+    assert_close(expected, outputs(load_model(str(tmp_path / "trained")), batch_of(model)), 0)
+    run = saved(model, tmp_path / "run")
+    assert_close(expected, outputs(load_model(str(run)), batch_of(model)), 0)
+    export_merged(tmp_path / "trained", tmp_path / "merged", "fp32")
+    merged = load_model(str(tmp_path / "merged"))
+    assert_close(expected, outputs(merged, batch_of(model)), 1e-4)
 
 
 def test_the_image_token_is_never_answered(model: Assembled, merged: Path) -> None:

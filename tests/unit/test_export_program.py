@@ -106,6 +106,11 @@ def test_verify_tells_of_every_checkpoint(program, run: Path, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["whole", "whole"]
     assert "step-00000003-01" in lines[0]
+    for words in (("--all", run), ("--all", "true", run), ("--all=true", run), (run, "--all")):
+        assert program("verify", *words) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 2
+    assert program("verify", "--all", "false", run) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
     assert program("verify", "--checkpoint", run) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert NEWEST in line

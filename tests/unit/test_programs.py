@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from prs_med import __version__
 from prs_med.answering_config import ComparisonSettings, EvaluationSettings, InferenceSettings
-from prs_med.checked_settings import CheckedSettings
+from prs_med.checked_settings import CheckedSettings, SettingError
 from prs_med.config import Settings
+from prs_med.data.records import DataError
 from prs_med.plan_config import PlanSettings
 from prs_med.programs import data, demo, evaluate, export, infer, plan, train
+from prs_med.programs.program import refused
 from prs_med.trainer_names import TRAINER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,3 +215,13 @@ def test_launch_files_start_the_programs_and_do_nothing_else() -> None:
         lines = [line for line in file.read_text().splitlines() if line]
         assert len(lines) == 3, file
         assert lines[2] == "sys.exit(main(sys.argv[1:]))"
+
+
+def test_each_mistake_is_a_line_and_a_traceback_of_a_loader_is_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refused(SettingError("ds.json: one\nds.json: other")) == 2
+    assert capsys.readouterr().err == "error: ds.json: one\nerror: ds.json: other\n"
+    behind = f"Traceback ...\n{DataError.__module__}.DataError: a.csv:3: bad row"
+    assert refused(DataError(behind)) == 2
+    assert capsys.readouterr().err == "error: a.csv:3: bad row\n"

@@ -227,3 +227,50 @@ def test_inference_settings() -> None:
         ask("--image", "a.png", "--question", "Where?", "--tasks", "lung_CT")
     with pytest.raises(SettingError, match=r"--top_p 0\.0: allowed is 0 < value <= 1"):
         ask("--data_root", "data", "--top_p", "0")
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    "name",
+    [spec.name for spec in dataclasses.fields(Settings) if "float" in str(spec.type)],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=rf"--{name} {value}: allowed is .*") as caught:
+        parse(f"--{name}={value}")
+    assert "\n" not in str(caught.value)
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{name}: {value.replace('inf', '.inf').replace('nan', '.nan')}\n")
+    with pytest.raises(SettingError, match=f"--{name} {value}"):
+        parse("--config", str(file))
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "5000000000"])
+def test_a_seed_is_one_that_all_generators_take(seed: str) -> None:
+    with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
+        parse(f"--seed={seed}")
+    with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
+        parse_settings(InferenceSettings, [f"--seed={seed}"], "")
+
+
+def test_nobody_waits_longer_than_the_interpreter_can() -> None:
+    assert parse("--hang_timeout", "31536000").hang_timeout == 31536000
+    with pytest.raises(SettingError, match="--hang_timeout 1000"):
+        parse("--hang_timeout", "1e10")
+
+
+def test_yaml_as_editors_and_people_leave_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    for content, message in {
+        "batch_size: 2\n".encode("utf-16"): "is not in UTF-8",
+        b"on: 1\nx: 2\n": "True: no such setting",
+        b"batch_size: 2\nbatch_size: 4\n": "'batch_size' stands there twice",
+        b"batch_size:\n": "--batch_size None: expected int",
+        b"- batch_size: 2\n": "expected 'name: value' lines",
+    }.items():
+        file.write_bytes(content)
+        with pytest.raises(SettingError, match=message) as caught:
+            parse("--config", str(file))
+        assert "\n" not in str(caught.value)
+    file.write_bytes(b"\xef\xbb\xbflora_targets: [q_proj, v_proj]\r\ntasks: [7, lung_CT]\r\n")
+    settings = parse("--config", str(file))
+    assert (settings.lora_targets, settings.tasks) == ("q_proj,v_proj", "7,lung_CT")
