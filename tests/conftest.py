@@ -25,6 +25,12 @@ from tests.cost import Cost  # noqa: E402
 from tests.patience import patience  # noqa: E402
 from tests.scheduling import Lanes, longest_first  # noqa: E402
 
+# A slow machine takes longer, and nothing is wrong with a test for that.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
 
 @dataclass(frozen=True)
 class Small:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -33,7 +33,6 @@ def picture(height: int, width: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@settings(deadline=None)
 @given(
     mask=masks(),
     form=st.sampled_from(

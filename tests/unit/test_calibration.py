@@ -39,7 +39,7 @@ def slow_error(pairs: list[tuple[float, bool]]) -> float:
     return error
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(images(), min_size=1, max_size=4), st.randoms())
 def test_error_is_its_definition_however_the_images_are_dealt_out(several, random) -> None:
     pairs = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -63,7 +63,7 @@ def cases(draw: st.DrawFn) -> tuple[State, Cuts, Cuts, int]:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_what_n_processes_write_m_others_read(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[State, Cuts, Cuts, int]
 ) -> None:
@@ -82,7 +82,7 @@ def test_what_n_processes_write_m_others_read(
 
 
 @given(cases())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 def test_the_safetensors_library_reads_the_shards(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[State, Cuts, Cuts, int]
 ) -> None:

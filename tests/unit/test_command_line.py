@@ -35,7 +35,6 @@ def read(*argv: str) -> tuple[str, int, bool]:
 values = st.text(min_size=1).filter(lambda text: not text.startswith("-"))
 
 
-@settings(deadline=None)
 @given(path=values, times=st.integers(-9, 99), where=st.integers(0, 2), named=st.booleans())
 def test_a_path_may_stand_anywhere_with_or_without_its_name(
     path: str, times: int, where: int, named: bool
@@ -62,7 +61,7 @@ def test_launchers_may_add_the_rank() -> None:
     assert parse_training_settings(["--local_rank", "0"]) == Settings()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from([field.name for field in dataclasses.fields(Settings)]), st.data())
 def test_two_swapped_letters_or_a_missing_one_are_found(name: str, data: st.DataObject) -> None:
     known = {field.name for field in dataclasses.fields(Settings)}

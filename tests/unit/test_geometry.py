@@ -56,7 +56,7 @@ def boxes(draw: st.DrawFn) -> tuple[Fit, tuple[int, int], Box]:
 
 
 @given(boxes())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_mask_comes_back_to_where_it_was(drawing: tuple[Fit, tuple[int, int], Box]) -> None:
     fit, size, box = drawing
     mask = drawn(size, box)
@@ -69,7 +69,7 @@ def test_a_mask_comes_back_to_where_it_was(drawing: tuple[Fit, tuple[int, int], 
 
 
 @given(boxes())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_image_and_mask_stay_one_above_the_other(drawing: tuple[Fit, tuple[int, int], Box]) -> None:
     fit, size, box = drawing
     mask = drawn(size, box)
@@ -121,7 +121,7 @@ def test_edges_on_the_grid_of_the_input_come_back_exactly(mode: Literal["stretch
 
 
 @given(SIDES, SIDES, st.integers(0, 99), st.integers(1, 24))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_mirrored_mask_gives_the_mirrored_input(
     height: int, width: int, seed: int, cells: int
 ) -> None:
@@ -146,7 +146,7 @@ def test_an_image_of_the_inputs_size_is_left_as_it_is(mode: Literal["stretch", "
 
 
 @given(FITS, SIDES, SIDES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_inputs_are_square_and_keep_their_values(fit: Fit, height: int, width: int) -> None:
     white = np.full((height, width, 3), 255, np.uint8)
     image = fit.fit_image(Image.fromarray(white))
@@ -161,7 +161,7 @@ def test_inputs_are_square_and_keep_their_values(fit: Fit, height: int, width: i
 
 
 @given(SIDES, SIDES, st.integers(16, 64).map(lambda n: 16 * n))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_padding_keeps_the_aspect_ratio(height: int, width: int, size: int) -> None:
     scaled = Fit(size, "pad").scaled_size((height, width))
     assert max(scaled) == size

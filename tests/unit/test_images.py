@@ -134,7 +134,7 @@ def test_sizes_must_agree() -> None:
 
 
 @given(EDGES, EDGES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_padding_centres_the_image(width: int, height: int) -> None:
     image = noise(width, height)
     square = np.asarray(pad_to_square(image, (1, 2, 3)))
@@ -148,7 +148,7 @@ def test_padding_centres_the_image(width: int, height: int) -> None:
 
 
 @given(EDGES, EDGES, st.integers(1, 40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_crop_is_square(width: int, height: int, size: int) -> None:
     assert resize_shortest_edge_center_crop(noise(width, height), size).size == (size, size)
 

@@ -128,7 +128,7 @@ def test_mask_losses_at_the_extremes(loss: Callable[[Tensor, Tensor], Tensor]) -
     assert loss(torch.full_like(target, math.nan), target).isnan().all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_mean_does_not_depend_on_the_split_into_batches(data: st.DataObject) -> None:
     batch = data.draw(st.integers(2, 6))

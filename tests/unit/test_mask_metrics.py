@@ -37,7 +37,7 @@ def distances(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.
     return table.min(axis=1), table.min(axis=0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pairs())
 def test_scores_are_their_definitions(pair: tuple[np.ndarray, np.ndarray]) -> None:
     predicted, truth = pair
@@ -61,7 +61,7 @@ def test_scores_are_their_definitions(pair: tuple[np.ndarray, np.ndarray]) -> No
         assert (*found, scores.hd95, scores.surface_distance) == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs(), st.integers(0, 5), st.integers(0, 5))
 def test_background_around_the_masks_changes_nothing(
     pair: tuple[np.ndarray, np.ndarray], before: int, after: int

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prs_med.config import Settings
@@ -81,14 +81,12 @@ def test_offloading_moves_states_to_the_host() -> None:
     assert there.host() >= 12 * 7_241_732_096 / 8
 
 
-@settings(deadline=None)
 @given(which, batches, numbers)
 def test_a_larger_micro_batch_never_needs_less(index: int, batch: int, gpus: int) -> None:
     memory = every()[index].memory(gpus)
     assert memory.at(batch).total < memory.at(batch + 1).total
 
 
-@settings(deadline=None)
 @given(which, batches, numbers, numbers)
 def test_more_gpus_never_need_more(index: int, batch: int, few: int, many: int) -> None:
     few, many = sorted((few, many))
@@ -98,7 +96,6 @@ def test_more_gpus_never_need_more(index: int, batch: int, few: int, many: int) 
     assert more <= candidate.memory(few).at(batch).total + padding
 
 
-@settings(deadline=None)
 @given(which, st.sampled_from(sorted(CARDS)), numbers)
 def test_the_largest_micro_batch_fits_and_one_more_does_not(
     index: int, card: str, gpus: int

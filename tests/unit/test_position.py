@@ -41,7 +41,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
 
 
 @given(masks())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rule_agrees_with_brute_force(mask: np.ndarray) -> None:
     position = position_of(mask)
     assert (position.zone, position.near_center) == brute_force(mask)
@@ -49,7 +49,7 @@ def test_rule_agrees_with_brute_force(mask: np.ndarray) -> None:
 
 
 @given(masks())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_flipping_an_odd_width_swaps_left_and_right(mask: np.ndarray) -> None:
     mask = np.pad(mask, ((0, 0), (0, 1 - mask.shape[1] % 2)))
     columns = np.flatnonzero(mask.any(axis=0))

@@ -39,7 +39,7 @@ def scores(
     return position_scores(answer, reference, truth, predicted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(*[st.sampled_from(ZONES)] * 3, st.booleans(), st.booleans())
 def test_an_answer_by_the_rule(
     true: str, said: str, drawn: str, near: bool, said_near: bool

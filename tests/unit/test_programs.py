@@ -144,7 +144,7 @@ def misspelt(draw: st.DrawFn) -> tuple[str, str, str]:
 
 
 @given(misspelt())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_a_flag_with_one_letter_changed_names_itself(capsys, words: tuple[str, str, str]) -> None:
     name, flag, wrong = words
     known = {field.name for field in fields(name)}

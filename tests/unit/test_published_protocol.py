@@ -289,7 +289,7 @@ def test_a_data_set_without_images_has_no_scores() -> None:
     assert set(ProtocolTotals.of([]).scores().values()) == {None}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(range(len(SCORES))), st.lists(st.integers(0, len(SCORES)), max_size=3))
 def test_totals_do_not_depend_on_how_images_are_dealt_out(
     order: list[int], cuts: list[int]

@@ -43,7 +43,7 @@ def reader(source: Source, units: list[Unit], memory: int, **options: int) -> Re
     return ReadAhead(source, iter(units), memory=memory, **settings)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.lists(st.integers(0, 7), min_size=1, max_size=120),
     sizes=st.lists(st.integers(1, 10), min_size=8, max_size=8),

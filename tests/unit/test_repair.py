@@ -33,7 +33,7 @@ def rows(draw: st.DrawFn) -> dict[str, str]:
 
 
 @given(rows(), st.booleans())
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800)
 def test_a_row_is_read_as_written_or_refused(row: dict[str, str], spaced: bool) -> None:
     separator = ", " if spaced else ","
     read = repair(separator.join(row.values()), list(row), RECOGNISED, tight=not spaced)
@@ -41,7 +41,7 @@ def test_a_row_is_read_as_written_or_refused(row: dict[str, str], spaced: bool) 
 
 
 @given(rows())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_ordinary_prose_is_always_repaired(row: dict[str, str]) -> None:
     row |= {
         "question": "In this scan, where is the tumour?",

@@ -28,7 +28,7 @@ def test_a_run_by_hand() -> None:
 
 
 @given(STEPS, RATIO, RATIO)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_rises_to_the_peak_and_falls_to_the_end(
     total: int, warmup_ratio: float, min_ratio: float
 ) -> None:
@@ -43,7 +43,7 @@ def test_it_rises_to_the_peak_and_falls_to_the_end(
 
 
 @given(STEPS, RATIO, RATIO, st.integers(0, 50))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_ends_at_the_lowest_and_stays_there(
     total: int, warmup_ratio: float, min_ratio: float, beyond: int
 ) -> None:
@@ -53,7 +53,7 @@ def test_it_ends_at_the_lowest_and_stays_there(
 
 
 @given(STEPS, RATIO)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_rise_is_a_straight_line_that_starts_above_zero(
     total: int, warmup_ratio: float
 ) -> None:

@@ -42,7 +42,7 @@ def test_validation_rows_are_not_training_rows() -> None:
     seed=st.integers(0, 5),
     split=st.sampled_from(["train", ""]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_holding_out_keeps_images_whole(
     images: int, fraction: float, seed: int, split: str
 ) -> None:
@@ -120,7 +120,7 @@ def group_names(records: list[Record]) -> set[str]:
     fraction=st.floats(0.01, 0.9),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_patient_is_never_on_both_sides(sizes: list[int], fraction: float, seed: int) -> None:
     splits = split_records(grouped(sizes), fraction, seed)
     assert group_names(splits.train).isdisjoint(group_names(splits.val))

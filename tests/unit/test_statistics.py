@@ -77,7 +77,7 @@ def test_questions_about_one_image_are_drawn_together() -> None:
     assert coverage(draw, None) < 0.7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(-10, 10), min_size=2, max_size=12),
     st.integers(1, 4),

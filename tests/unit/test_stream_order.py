@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prs_med.data.order import Rank, permutation
@@ -29,7 +29,6 @@ def test_every_unit_once_per_epoch(sizes: list[int], batch: int, window: int, ep
     assert sorted(units(order, epoch * order.units, order.units)) == everything
 
 
-@settings(deadline=None)
 @given(
     sizes=GROUPS,
     each=st.integers(1, 6),

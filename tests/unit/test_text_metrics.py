@@ -70,7 +70,7 @@ def test_bleu_of_a_short_answer_by_hand() -> None:
     assert found == pytest.approx(math.exp(1 - 5 / 2))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts, texts)
 def test_rouge_is_its_definition(answer: str, reference: str) -> None:
     a, b = answer.split(), reference.split()
@@ -116,7 +116,7 @@ def test_an_answer_without_words_scores_nothing(answer: str) -> None:
     assert (scores.rouge_l, scores.meteor_exact_stem) == (0, 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=40))
 def test_any_answer_has_scores_from_0_to_1(answer: str) -> None:
     scores = text_scores(answer, REFERENCE)
