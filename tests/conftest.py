@@ -73,11 +73,6 @@ def sample_data() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the process does that reports: in a test process of xdist, it is there already."""
-    # How long an example takes says something of the machine.
-    hypothesis.settings.register_profile(
-        "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-    )
-    hypothesis.settings.load_profile("patient")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Cost())
     config.pluginmanager.register(leftovers)

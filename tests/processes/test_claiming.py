@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +72,21 @@ def test_a_killed_process_of_this_machine_is_replaced_at_once(
     assert (owned.attempt.number, said) == (2, [])
     owned.release()
     process.communicate()
+
+
+def test_a_process_with_an_odd_name_is_not_taken_for_ended(
+    store: DirectoryStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    program = tmp_path_factory.mktemp("odd") / "x) Z 1"
+    shutil.copy(shutil.which("sleep"), program)
+    owned = claim(store, "run", 0, lambda text: None)
+    while store.size("lease.json") is None:
+        time.sleep(0.01)
+    here = json.loads(store.read("lease.json"))
+    owned.release()
+    with subprocess.Popen([program, "600"]) as odd:
+        store.write("lease.json", json.dumps({**here, "process": odd.pid}).encode())
+        said: list[str] = []
+        claim(store, "run", 1, said.append, patience=0.2).release()
+        odd.kill()
+    assert f"process {odd.pid} on {socket.gethostname()} was saving there" in said[0]
