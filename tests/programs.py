@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,7 +91,9 @@ def start(
 def kill(*processes: subprocess.Popen[str]) -> None:
     """Kill programs at once, and wait until they have ended."""
     for process in processes:
-        os.kill(forked.process_of(process.pid), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            if process.poll() is None:
+                os.kill(forked.process_of(process.pid), signal.SIGKILL)
     for process in processes:
         process.wait()
 

@@ -25,7 +25,7 @@ def longest_first(items: list[pytest.Item]) -> None:
     what is left at the end."""
     order = {
         name: place
-        for place, name in enumerate((*WAITING, "distributed", "kernels", "crash", "processes"))
+        for place, name in enumerate((*WAITING, "kernels", "crash", "distributed", "processes"))
     }
     items.sort(key=lambda item: order.get(lane(item.nodeid), len(order)))
 

@@ -19,6 +19,8 @@ READ_AT_IMPORT = (
     *("OMP_NUM_THREADS", "PRS_MED_VERBOSE", "PYTHONHASHSEED", "TRITON_INTERPRET"),
 )
 """Variables that libraries read when they are imported, which a server has done."""
+NEEDS_ITS_PARENT = "torch/_inductor/compile_worker"
+"""torch.compile would wait for ever for what this one compiles."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LARGEST_MESSAGE = 200_000
 
@@ -45,9 +47,12 @@ def main() -> None:
 
 
 def is_a_program(arguments: list[str]) -> bool:
-    """Whether it is one that the server can run: a script or a module."""
+    """Whether it is one that the server can run: a script or a module, and none that ends when its
+    parent is another process than the one that has started it."""
     words = [word for word in arguments if word != "-u"]
-    return bool(words) and (words[0] == "-m" or not words[0].startswith("-"))
+    if not words or any(NEEDS_ITS_PARENT in word for word in words[:2]):
+        return False
+    return words[0] == "-m" or not words[0].startswith("-")
 
 
 def inherited() -> list[int]:

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "* make setup*": "every test runs in what it makes",
     "* source .venv/bin/activate": "every test runs in this environment",
     "* make test": "runs this",
+    "* make test-fast": "a part of make test",
     "* make lint": "a part of make test",
     "* make test-crash": "tests/crash runs a sample of it",
     "* make test-docker": "as root, for minutes, on request",
