@@ -81,7 +81,6 @@ def _answer_batch(
         answers = answerer.answer(
             [item.pixels[0] for item in usable if item.pixels],
             [item.question.text for item in usable],
-            usable[0].number,
         )
     seconds = (time.perf_counter() - started) / max(1, len(usable))
     of_number = {item.number: answer for item, answer in zip(usable, answers, strict=True)}

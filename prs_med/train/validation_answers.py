@@ -123,7 +123,6 @@ class ValidationAnswers:
                 pad_token=self._tokenizer.pad_token_id or 0,
                 end_token=self._tokenizer.eos_token_id,
                 sampling=Sampling(self._settings.validation_answer_tokens),
-                generator=torch.Generator(device),
                 any_open=self._any_open,
             )
 

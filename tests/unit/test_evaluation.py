@@ -461,6 +461,37 @@ def test_the_batch_size_changes_no_result(
         assert (masks[0] != masks[1]).mean() < 0.001
 
 
+def drawn_answers(rows: Sequence[dict]) -> dict[str, str]:
+    return {row["row_id"]: row["predicted_answer"] for row in rows if row["error"] is None}
+
+
+def test_drawn_answers_are_those_of_the_question_whatever_is_beside_it(
+    model: Assembled, settings: EvaluationSettings, tmp_path: Path
+) -> None:
+    """In batches of any size, in any order, and beside images that cannot be read."""
+    records, root = model.records[:7], Path(model.settings.data_root)
+    warm = replace(settings, temperature=1.5, top_p=0.95, seed=5)
+    answerer = Answerer.load(warm)
+
+    def answers(of: Sequence[Record], batch_size: int) -> dict[str, str]:
+        here = replace(warm, batch_size=batch_size)
+        name = f"{batch_size}-{len(list(tmp_path.iterdir()))}"
+        return drawn_answers(of_records(answerer, of, root, here, tmp_path / name).rows)
+
+    expected = answers(records, 1)
+    assert len(set(expected.values())) == 7
+    for batch_size in (2, 3, 7):
+        assert answers(records, batch_size) == expected
+        assert answers(records[::-1], batch_size) == expected
+    broken = replace(records[2], image_path=root / "gone.png")
+    del expected[broken.row_id]
+    for batch_size in (1, 3, 7):
+        assert answers([*records[:2], broken, *records[3:]], batch_size) == expected
+    other = Answerer.load(replace(warm, seed=6))
+    again = of_records(other, records, root, warm, tmp_path / "other").rows
+    assert drawn_answers(again) != answers(records, 1)
+
+
 def test_files_can_be_read_without_this_package(evaluated: Path) -> None:
     table = pq.read_table(evaluated / "per_sample.parquet")
     assert table.num_rows == 6
