@@ -55,6 +55,9 @@ class UsedModelSettings(CheckedSettings):
     )
 
 
+_OF_ROWS = ("ann_paths", "tasks", "group_column")
+
+
 @dataclass(kw_only=True)
 class AskedSettings(UsedModelSettings):
     """Evaluation: which model answers which questions"""
@@ -75,6 +78,11 @@ class AskedSettings(UsedModelSettings):
     tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
     )
+    group_column: str | None = setting(
+        None,
+        "Column that names the patient or study, by which intervals draw (default: that of "
+        "training, a column such as patient_id, else the file names of known datasets)",
+    )
     split: Literal["train", "val", "test"] = setting("test", "Questions to answer, by their split")
     strict: bool = setting(
         False, "Stop at the first row or image that cannot be used; else it is counted and listed"
@@ -82,7 +90,7 @@ class AskedSettings(UsedModelSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("ann_paths", "tasks"):
+        for name in _OF_ROWS:
             if self.data and getattr(self, name):
                 raise SettingError(f"--{name} belongs to --data_root: drop it, or --data")
 
@@ -145,7 +153,7 @@ class InferenceSettings(AskedSettings):
             raise SettingError(f"--question is required: what is asked about --{source}")
         if source not in ("image", "images") and self.question:
             raise SettingError(f"--question belongs to --image: --{source} has its own questions")
-        for name in ("ann_paths", "tasks"):
+        for name in _OF_ROWS:
             if source != "data_root" and getattr(self, name):
                 raise SettingError(f"--{name} belongs to --data_root: drop it, or --{source}")
         if self.data_root and source not in ("csv", "data_root"):

@@ -14,7 +14,7 @@ The folders may lie below ``images_and_masks/``, and the files may be ``csv/trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +63,12 @@ class BadRow:
     """Also as far as it can be told."""
     question: str
     answer: str
+    group: str = ""
+    """Its patient or study, as far as a column tells."""
+    task: str = ""
+    """Also as far as it can be told."""
+    answer_lost: bool = False
+    """Whether the file has answers, but that of this row cannot be told."""
 
     @property
     def message(self) -> str:
@@ -97,6 +103,7 @@ def read_annotations(
     group_column: str | None = None,
     tasks: Sequence[str] | None = None,
     need_answers: bool = True,
+    likely_group_column: str | None = None,
 ) -> Annotations:
     """Read annotation files and find the image and the mask of every row.
 
@@ -111,6 +118,8 @@ def read_annotations(
             :data:`prs_med.data.groups.GROUP_COLUMNS` that has a value.
         tasks: tasks to read; the rows of others are passed over unseen. None reads all.
         need_answers: whether a row without an answer is bad.
+        likely_group_column: column that is tried before :data:`GROUP_COLUMNS`, and need not be
+            there; without effect beside ``group_column``.
 
     Raises:
         DataError: no annotation file, a file that is not a CSV file with the columns needed, two
@@ -121,6 +130,8 @@ def read_annotations(
     files = [_file(path, need_answers) for path in _paths(root, ann_paths)]
     names = ", ".join(file.table.name for file in files)
     group_columns = _group_columns(files, group_column, names)
+    if group_column is None and likely_group_column:
+        group_columns = [plain_name(likely_group_column), *group_columns]
     records: list[Record] = []
     skipped: list[BadRow] = []
     repaired_rows: list[str] = []
@@ -139,24 +150,37 @@ def read_annotations(
                     _record(root, row_id, file, values, task, group_columns, need_answers)
                 )
             except DataError as error:
-                bad_row = _bad_row(root, row_id, file, values, str(error))
+                bad_row = _bad_row(root, row_id, file, values, group_columns, str(error))
                 if on_bad_rows == "error":
                     raise DataError(bad_row.message) from None
                 skipped.append(bad_row)
             else:
                 if repaired:
                     repaired_rows.append(f"{row_id}: {repaired}")
-    for task in tasks or ():
-        if task not in seen_tasks:
-            raise DataError(
-                f"--tasks {task}: no row of {names} has it; "
-                f"they have {', '.join(sorted(seen_tasks - {''})) or 'none'}"
-            )
+    check_tasks(tasks, seen_tasks, f"no row of {names} has it; they have")
     if not records:
         all_bad = f"all {len(skipped)} rows are bad, the first: "
         reason = all_bad + skipped[0].message if skipped else ""
         raise DataError(f"no usable row in {names}: {reason or 'the files have no row'}")
     return Annotations(records, skipped, repaired_rows)
+
+
+def check_tasks(tasks: Sequence[str] | None, there: Set[str], problem: str) -> None:
+    """Refuse the first of the tasks that is not there.
+
+    Args:
+        tasks: those that ``--tasks`` names; None for all.
+        there: the tasks that rows have; an empty name stands for none.
+        problem: what is wrong, to be followed by the names that are there.
+
+    Raises:
+        DataError: for a task that is not there.
+    """
+    for task in tasks or ():
+        if task not in there:
+            raise DataError(
+                f"--tasks {task}: {problem} {', '.join(sorted(there - {''})) or 'none'}"
+            )
 
 
 @dataclass(frozen=True)
@@ -287,7 +311,14 @@ def _record(
     )
 
 
-def _bad_row(root: Path, row_id: str, file: _File, row: dict[str, str], reason: str) -> BadRow:
+def _bad_row(
+    root: Path,
+    row_id: str,
+    file: _File,
+    row: dict[str, str],
+    group_columns: Sequence[str],
+    reason: str,
+) -> BadRow:
     """What can be told of a row that is no record; ``row`` is empty if not even its fields were
     read."""
     split = task = ""
@@ -296,5 +327,14 @@ def _bad_row(root: Path, row_id: str, file: _File, row: dict[str, str], reason: 
         split = split_of(row) or file.split
         if not split and row.get("image_path"):
             split = split_of_folder(relative(root, row["image_path"], "image_path"))
-    texts = (row.get("question", ""), row.get("answer", ""))
-    return BadRow(row_id, reason, split, row.get("modality") or task, *texts)
+    return BadRow(
+        row_id,
+        reason,
+        split,
+        row.get("modality") or task,
+        row.get("question", ""),
+        row.get("answer", ""),
+        group=group_of_columns(row, group_columns),
+        task=task,
+        answer_lost=not row and "answer" in file.columns,
+    )

@@ -22,7 +22,7 @@ from prs_med.evaluate.answered import Answered, answer_all
 from prs_med.evaluate.answering import THRESHOLD, Answerer
 from prs_med.evaluate.chunks import Chunk, Chunks, NoLongerNeededError
 from prs_med.evaluate.judge import Judgement
-from prs_med.evaluate.judged import add_columns, add_judgements, judge_answers
+from prs_med.evaluate.judged import add_columns, add_judgements, is_judged, judge_answers
 from prs_med.evaluate.open_questions import OpenedQuestions, identity_of
 from prs_med.evaluate.progress_bar import progress_bar
 from prs_med.evaluate.scored import Scored, score
@@ -181,7 +181,7 @@ def _judge(
     rank: Rank,
 ) -> list[Judgement]:
     """Ask a judge about the answers that have a reference; adds its verdicts to the rows."""
-    asked = [row for row in rows if row["answer"]]
+    asked = [row for row in rows if is_judged(row)]
     with progress_bar(f"judging by {judge}", len(asked), rank) as progress:
         judgements = judge_answers(judge, settings.judge_batch_size, asked, folder, rank, progress)
     add_columns(number, judgements, rows)

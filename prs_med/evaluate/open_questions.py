@@ -15,9 +15,9 @@ from prs_med.answering_config import AskedSettings, InferenceSettings
 from prs_med.config import Settings
 from prs_med.data.dataset.index import read_index
 from prs_med.data.listed import read_listed
-from prs_med.data.records import DataError
+from prs_med.data.records import DataError, Record
 from prs_med.data.rows import annotation_paths, tasks_in
-from prs_med.data.sources import BadRow, read_annotations
+from prs_med.data.sources import BadRow, check_tasks, read_annotations
 from prs_med.data.split import split_records
 from prs_med.evaluate.questions import (
     AnnotatedQuestions,
@@ -111,9 +111,10 @@ def _annotated(settings: AskedSettings, trained_with: Settings, strict: bool) ->
         root,
         annotation_paths(settings.ann_paths),
         "error" if strict else "skip",
-        trained_with.group_column if settings.split != "test" else None,
+        settings.group_column or (trained_with.group_column if settings.split != "test" else None),
         tasks_in(trained_with.tasks) if settings.split != "test" else None,
         need_answers=False,
+        likely_group_column=trained_with.group_column,
     )
     if annotations.repaired_rows:
         logging.getLogger("prs_med").info(
@@ -127,15 +128,17 @@ def _annotated(settings: AskedSettings, trained_with: Settings, strict: bool) ->
             f"--split {settings.split}: no row is labelled val, and which images training held out "
             f"was decided when the dataset {trained_with.data} was built; label the rows"
         )
+    if settings.split != "test" and splits.held_out and settings.group_column:
+        raise DataError(
+            f"--group_column {settings.group_column}: no row is labelled val, and training held "
+            f"out images by {trained_with.group_column or 'the columns it knows'}; drop it, or "
+            "label the rows"
+        )
     records = {"train": splits.train, "val": splits.val, "test": splits.test}[settings.split]
-    wanted = tasks_in(settings.tasks)
-    records = [record for record in records if wanted is None or record.task in wanted]
     bad_rows = _bad_rows_of(settings, annotations.skipped)
     if not records and not bad_rows:
-        of_tasks = f" and of --tasks {settings.tasks}" if wanted is not None else ""
-        raise DataError(
-            f"--split {settings.split}: no row of {settings.data_root} is labelled so{of_tasks}"
-        )
+        raise DataError(f"--split {settings.split}: no row of {settings.data_root} is labelled so")
+    records, bad_rows = _of_tasks(tasks_in(settings.tasks), records, bad_rows, settings.split)
     questions = AnnotatedQuestions(records, bad_rows, root)
     return OpenedQuestions(questions, str(root), identity_of([*records, *bad_rows]))
 
@@ -145,9 +148,25 @@ def _bad_rows_of(settings: AskedSettings, skipped: Sequence[BadRow]) -> list[Bad
     for row in skipped:
         if not row.split:
             raise DataError(row.message)
-    wanted = tasks_in(settings.tasks)
-    return [
-        row
-        for row in skipped
-        if row.split == settings.split and (wanted is None or row.modality in wanted)
-    ]
+    return [row for row in skipped if row.split == settings.split]
+
+
+def _of_tasks(
+    tasks: Sequence[str] | None, records: list[Record], bad_rows: list[BadRow], split: str
+) -> tuple[list[Record], list[BadRow]]:
+    """The rows of a split that are of these tasks, each of which has some.
+
+    Raises:
+        DataError: no row has one of the tasks, or nobody knows whether a bad row has.
+    """
+    if tasks is None:
+        return records, bad_rows
+    there = {record.task for record in records} | {row.task for row in bad_rows}
+    check_tasks(tasks, there, f"no row of --split {split} has it; its rows have")
+    for row in bad_rows:
+        if not row.task:
+            raise DataError(row.message)
+    return (
+        [record for record in records if record.task in tasks],
+        [row for row in bad_rows if row.task in tasks],
+    )

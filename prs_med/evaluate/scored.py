@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,13 @@ from prs_med.evaluate.published_protocol import (
     ProtocolScores,
     protocol_scores,
 )
+from prs_med.evaluate.questions import Question
 from prs_med.evaluate.text_metrics import TextScores, text_scores
 
 NOT_NAMED = "(not named)"
 """The modality of images whose modality nothing tells."""
+SEVERAL = ", "
+"""Between the zones of several findings."""
 
 _FAILED_MASK = MaskScores(0.0, 0.0, 0.0, 0.0, None, None)
 _FAILED_PROTOCOL = ProtocolScores(np.zeros((len(CURVES), LEVELS)), np.array([0.0, 0.0, 1.0]))
@@ -41,16 +44,15 @@ class Scored:
 def score(answered: Answered) -> Scored:
     """Score one question.
 
-    One that could not be answered, or whose truth cannot be used, has the worst score of each kind
-    that is a share, and no distances: it stays in the denominator.
+    One that could not be answered, or whose truth cannot be used, has the worst of each score that
+    is a share and that it would have had, and no distances: it stays in the denominators.
 
     Raises:
         ValueError: it has an answer but no true mask.
     """
     question, answer, truth = answered.question, answered.answer, answered.truth
     if answer is None:
-        nothing = np.zeros((1, 1), dtype=bool)
-        positions = position_scores("", question.answer or "", nothing, nothing)
+        positions = _failed_positions(question, truth)
         masks, protocol = _FAILED_MASK, _FAILED_PROTOCOL
         calibration = CalibrationTotals.none()
     elif truth is None:
@@ -61,7 +63,7 @@ def score(answered: Answered) -> Scored:
         protocol = protocol_scores(answer.probability, truth)
         calibration = CalibrationTotals.of(answer.probability, truth)
     text = answer.text if answer else ""
-    texts = asdict(text_scores(text, question.answer)) if question.answer else _no_texts()
+    texts = asdict(text_scores(text, question.answer)) if question.answer else _no_texts(question)
     row = {
         "number": answered.number,
         "row_id": question.row_id,
@@ -85,18 +87,33 @@ def score(answered: Answered) -> Scored:
     return Scored(row, protocol, calibration, positions.pair)
 
 
-def _no_texts() -> dict[str, None]:
-    return dict.fromkeys(spec.name for spec in fields(TextScores))
+def _no_texts(question: Question) -> dict[str, float | None]:
+    """Scores without a reference answer: none, unless there is one that cannot be read."""
+    value = 0.0 if question.answer_lost else None
+    return dict.fromkeys((spec.name for spec in fields(TextScores)), value)
+
+
+def _failed_positions(question: Question, truth: np.ndarray | None) -> PositionScores:
+    """Wrong in all that an answer would have been judged by. Where nobody can tell whether it would
+    have been, since the mask that would tell cannot be read, it is taken to have been; and so is
+    its agreement with a mask, of which only the answer tells."""
+    nothing = np.zeros((1, 1), dtype=bool)
+    known = nothing if truth is None else truth
+    scores = position_scores("", question.answer or "", known, nothing)
+    scores = replace(scores, answer_agrees_with_mask=False)
+    if truth is not None or len(scores.true_zones) > 1:
+        return scores
+    return replace(scores, zone_correct=False, near_center_correct=False)
 
 
 def _positions(scores: PositionScores) -> dict[str, Any]:
-    """Zones of several findings are joined by commas."""
     mask_right = None
-    if len(scores.true_zones) == 1:
-        mask_right = scores.mask_zone == scores.true_zones[0]
+    # A failure whose true zone cannot be told is wrong all the same.
+    if scores.zone_correct is not None and len(scores.true_zones) <= 1:
+        mask_right = (scores.mask_zone,) == scores.true_zones
     return {
-        "true_zone": ", ".join(scores.true_zones) or None,
-        "answered_zone": ", ".join(zone or "?" for zone in scores.answered_zones) or None,
+        "true_zone": SEVERAL.join(scores.true_zones) or None,
+        "answered_zone": SEVERAL.join(zone or "?" for zone in scores.answered_zones) or None,
         "mask_zone": scores.mask_zone,
         "zone_correct": scores.zone_correct,
         "near_center_correct": scores.near_center_correct,

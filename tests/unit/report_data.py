@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from prs_med.data.images import load_image, load_mask
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.position import ZONES
 from prs_med.evaluate.position_scores import ConfusionMatrix
-from prs_med.evaluate.statistics import summarise_values
+from prs_med.evaluate.summary import counted, has_one_true_zone, summarise_column
 from prs_med.report.cases import CHOSEN, Case, choose_cases
 
 MODALITIES = ("phantom_mri", "phantom_ultrasound", "phantom_xray", "phantom_endoscopy")
@@ -122,10 +121,8 @@ def metrics_of(rows: Sequence[dict[str, Any]], **evaluation: Any) -> dict[str, A
 
 
 def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    groups = [row["group"] for row in rows]
-
     def summary(key: str) -> dict[str, Any]:
-        return asdict(summarise_values([row[key] for row in rows], groups, RESAMPLES))
+        return summarise_column(rows, key, RESAMPLES)
 
     confusion = ConfusionMatrix.of(
         (row["true_zone"], row["answered_zone"]) for row in rows if row["true_zone"]
@@ -134,11 +131,14 @@ def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "samples": len(rows),
         "failures": sum(row["error"] is not None for row in rows),
-        "groups": len(set(groups)),
+        "groups": len({row["group"] for row in rows}),
         "segmentation": {key: summary(key) for key in SEGMENTATION},
         "published_protocol": {
-            key: None if mean_dice is None else mean_dice * (1 - 0.02 * place)
-            for place, key in enumerate(PROTOCOL)
+            **{
+                key: None if mean_dice is None else mean_dice * (1 - 0.02 * place)
+                for place, key in enumerate(PROTOCOL)
+            },
+            **counted(rows, lambda row: True),
         },
         "position": {
             "zone_accuracy": summary("zone_correct"),
@@ -149,14 +149,19 @@ def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "rows": list(confusion.rows),
                 "columns": list(confusion.columns),
                 "counts": confusion.counts.tolist(),
+                **counted(rows, has_one_true_zone),
             },
         },
         "text": {
             "bleu": 0.8321 if rows else None,
+            "bleu_counts": counted(rows, lambda row: bool(row["answer"])),
             "bleu_signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.5.1",
             **{key: summary(key) for key in TEXT},
         },
-        "calibration": _calibration() if rows else {"ece": None, "curve": []},
+        "calibration": {
+            **(_calibration() if rows else {"ece": None, "curve": []}),
+            **counted(rows, lambda row: row["error"] is None),
+        },
         "judges": [
             {
                 "judge": "Qwen/Qwen2.5-7B-Instruct",
@@ -165,6 +170,7 @@ def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "yes": 85,
                 "no": 12,
                 "unparsed": 3,
+                **counted(rows, lambda row: bool(row["answer"])),
             }
             for prompt in ("place", "meaning")
             if rows
