@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prs_med.checked_settings import CheckedSettings, SettingError, not_negative, positive, setting
+from prs_med.checked_settings import (
+    CheckedSettings,
+    SettingError,
+    not_negative,
+    positive,
+    seed_setting,
+    setting,
+)
 from prs_med.config import TRAINED_WEIGHTS
 
 
@@ -44,7 +51,7 @@ class UsedModelSettings(CheckedSettings):
         lambda v: 0 < v <= 1,
         "0 < value <= 1",
     )
-    seed: int = setting(0, "Seed of drawn tokens and of drawn samples", not_negative, "0 or more")
+    seed: int = seed_setting("Seed of drawn tokens and of drawn samples")
     fill_holes: bool = setting(False, "Change masks: fill what a mask surrounds")
     largest_component: bool = setting(False, "Change masks: keep only the largest part of each")
     minimum_area: int = setting(
@@ -102,6 +109,7 @@ class EvaluationSettings(AskedSettings):
     output_dir: str = setting(
         "runs/evaluation", "Folder for metrics, report, per-sample results and masks"
     )
+    overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         6, "Best, median and worst cases shown in the report, of each", not_negative, "0 or more"
     )
@@ -165,6 +173,7 @@ class ComparisonSettings(CheckedSettings):
     """Comparison: of evaluations, each with the first"""
 
     output_dir: str = setting("runs/comparison", "Folder for the comparison")
+    overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         6, "Cases shown that changed most, for better and for worse", not_negative, "0 or more"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -62,6 +63,11 @@ def not_negative(value: float) -> bool:
     return value >= 0
 
 
+def seed_setting(help_text: str) -> Any:
+    """A field for a seed, from what every library's generator takes; 0 by default."""
+    return setting(0, help_text, lambda value: 0 <= value < 2**32, "0 to 4294967295")
+
+
 def fraction(value: float) -> bool:
     """Less than all."""
     return 0 <= value < 1
@@ -99,6 +105,8 @@ def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
     accepted = (int, float) if plain is float else plain
     if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
         raise SettingError(f"--{spec.name} {value!r}: expected {plain.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingError(f"--{spec.name} {value}: expected a finite number")
     check = spec.metadata["check"]
     if check is not None and not check(value):
         raise SettingError(f"--{spec.name} {value}: allowed is {spec.metadata['allowed']}")

@@ -16,6 +16,7 @@ from prs_med.checked_settings import (
     fraction,
     not_negative,
     positive,
+    seed_setting,
     setting,
     share,
 )
@@ -440,7 +441,7 @@ class OptimSettings(CheckedSettings):
     max_bad_steps: int = setting(
         10, "Stop after this many bad steps without a good one", positive, "a positive number"
     )
-    seed: int = setting(0, "Seed of weights, dropout and data order", not_negative, "0 or more")
+    seed: int = seed_setting("Seed of weights, dropout and data order")
 
 
 @dataclass(kw_only=True)

@@ -65,6 +65,7 @@ class Answerer:
         self._sizes = image_sizes(model.layout, model.settings)
         self._sampling = sampling
         self.post_processing = post_processing or PostProcessing()
+        self._fingerprint: str | None = None
 
     @classmethod
     def load(cls, settings: UsedModelSettings) -> Answerer:
@@ -90,7 +91,9 @@ class Answerer:
 
     def fingerprint(self) -> str:
         """Differs where the weights do."""
-        return weights_fingerprint(self._mllm, self._segmentation)
+        if self._fingerprint is None:
+            self._fingerprint = weights_fingerprint(self._mllm, self._segmentation)
+        return self._fingerprint
 
     def release(self) -> None:
         """Free the model's memory; it cannot answer any more."""

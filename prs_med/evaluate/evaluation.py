@@ -27,9 +27,11 @@ from prs_med.evaluate.open_questions import OpenedQuestions, identity_of
 from prs_med.evaluate.progress_bar import progress_bar
 from prs_med.evaluate.scored import Scored, score
 from prs_med.evaluate.summary import VERSION, Totals, summarise
-from prs_med.evaluate.unfinished import unfinished_folder
+from prs_med.evaluate.unfinished import UNFINISHED, made_by, unfinished_folder
 
 MASKS = "masks"
+RESULTS = ("metrics.json", "per_sample.parquet", "report.html", "report.md", MASKS, UNFINISHED)
+"""What an evaluation writes into its folder."""
 _BATCHES_IN_CHUNK = 4
 
 
@@ -41,6 +43,8 @@ class Evaluation:
     """The content of metrics.json."""
     rows: list[dict[str, Any]]
     """One for each question, in their order: the content of per_sample.parquet."""
+    unfinished: Path
+    """What was kept until all was done, to be removed once the results are written."""
 
 
 def evaluate(
@@ -62,7 +66,7 @@ def evaluate(
     """
     about = _about(answerer, opened, settings)
     output = Path(settings.output_dir)
-    folder = unfinished_folder(output, answerer, opened, settings)
+    folder = unfinished_folder(output, made_by("eval", answerer, opened, settings))
     total = len(opened.questions)
     chunks = Chunks(folder / "chunks", total, _BATCHES_IN_CHUNK * settings.batch_size)
     with (
@@ -93,7 +97,8 @@ def evaluate(
         add_judgements(scores, rows, judgements)
     _put_in_place(folder / MASKS, output / MASKS)
     speed = _speed(rows, answerer, rank)
-    return Evaluation({"version": VERSION, "evaluation": about, "speed": speed, **scores}, rows)
+    metrics = {"version": VERSION, "evaluation": about, "speed": speed, **scores}
+    return Evaluation(metrics, rows, folder)
 
 
 def mask_name(number: int) -> str:

@@ -39,6 +39,7 @@ from prs_med.data_config import (
 )
 from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
+from prs_med.storage.results_folder import check_file, check_folder, claim_folder
 
 
 @program
@@ -104,7 +105,7 @@ def _list(what: str, lines: Sequence[str]) -> None:
 
 def run_synthesize(settings: SynthesizeSettings) -> int:
     """``synthesize``."""
-    output = Path(settings.output)
+    output = check_folder("output", settings.output)
     if output.exists() and any(output.iterdir()):
         raise SettingError(f"--output {output} is not empty: give a new folder")
 
@@ -118,24 +119,31 @@ def run_synthesize(settings: SynthesizeSettings) -> int:
 
 def run_check(settings: CheckSettings) -> int:
     """``check``."""
+    output = check_file("output", settings.output) if settings.output else None
+
     from prs_med.data.dataset.check import check
     from prs_med.storage.location import open_store
 
     findings = check(open_store(settings.data), settings.num_workers, show_progress=True)
     print(findings.table())
-    if settings.output:
-        findings.write(Path(settings.output))
-        print(f"all findings: {settings.output}")
+    if output:
+        try:
+            findings.write(output)
+        except OSError as error:
+            raise SettingError(f"--output {output}: {error.strerror}") from None
+        print(f"all findings: {output}")
     return 1 if findings.errors else 0
 
 
 def run_stats(settings: StatsSettings) -> int:
     """``stats``."""
-    from prs_med.data.dataset.stats import stats
+    output = check_folder("output_dir", settings.output_dir)
+
+    from prs_med.data.dataset.stats import RESULTS, stats
     from prs_med.storage.location import open_store
 
-    output = Path(settings.output_dir)
     found = stats(open_store(settings.data), settings.pictures, show_progress=True)
+    claim_folder("output_dir", output, found.made_by, RESULTS, overwrite=settings.overwrite)
     found.write(output)
     print(found.table())
     print(f"details and pictures: {output}")
@@ -144,10 +152,13 @@ def run_stats(settings: StatsSettings) -> int:
 
 def run_annotate(settings: AnnotateSettings) -> int:
     """``annotate``."""
+    root = Path(settings.data_root)
+    output = root / "annotations" / "annotated.csv"
+    if settings.output is not None:
+        output = check_file("output", settings.output)
+
     from prs_med.data.annotate import annotate, find_pairs
 
-    root = Path(settings.data_root)
-    output = Path(settings.output) if settings.output else root / "annotations" / "annotated.csv"
     summary = annotate(
         root,
         find_pairs(root, Path(settings.pairs) if settings.pairs else None),
@@ -166,12 +177,14 @@ def run_annotate(settings: AnnotateSettings) -> int:
 
 def run_slices(settings: SlicesSettings) -> int:
     """``slices``."""
+    output = check_folder("output", settings.output)
+
     from prs_med.data.scans.slices import write_slices
 
     summary = write_slices(
         Path(settings.scans),
         Path(settings.masks) if settings.masks else None,
-        Path(settings.output),
+        output,
         task=settings.task,
         modality=settings.modality or settings.task,
         split=settings.split,

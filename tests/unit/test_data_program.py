@@ -191,6 +191,49 @@ def test_stats_count_and_show(program, made: Path, tmp_path: Path, capsys) -> No
     assert "phantom_ultrasound" in capsys.readouterr().out
 
 
+def test_stats_of_another_dataset_are_not_replaced(
+    program, made: Path, tmp_path: Path, capsys
+) -> None:
+    small = ("--train", 3, "--val", 1, "--test", 1, "--size", 32)
+    assert program("synthesize", "--output", tmp_path / "root", *small) == 0
+    assert program("build", "--data_root", tmp_path / "root", "--output", tmp_path / "other") == 0
+    output = ("--output_dir", tmp_path / "stats", "--pictures", 0)
+    assert program("stats", "--data", made / "set", *output) == 0
+    before = (tmp_path / "stats" / "stats.json").read_text()
+    assert program("stats", "--data", made / "set", *output) == 0
+    capsys.readouterr()
+    assert program("stats", "--data", tmp_path / "other", *output) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"holds what 'stats' made of data {made / 'set'}" in line
+    assert line.endswith("give another folder, or --overwrite to replace it")
+    assert (tmp_path / "stats" / "stats.json").read_text() == before
+    assert program("stats", "--data", tmp_path / "other", *output, "--overwrite") == 0
+    assert (tmp_path / "stats" / "stats.json").read_text() != before
+
+
+@pytest.mark.parametrize(
+    "where", ["file.txt/below", "file.txt/below/it", "s3://bucket/x", "nowhere/x"]
+)
+def test_an_output_that_cannot_be_written_is_one_line(
+    program, made: Path, tmp_path: Path, capsys, monkeypatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for flag, *arguments in (
+        ("--output_dir", "stats", "--data", made / "set"),
+        ("--output", "check", "--data", made / "set"),
+        ("--output", "synthesize"),
+        ("--output", "annotate", "--data_root", made / "root"),
+        ("--output", "slices", "--scans", made / "root", "--task", "a"),
+    ):
+        assert program(*arguments, flag, where) == 2
+        line = capsys.readouterr().err.strip()
+        assert line.startswith(f"error: {flag} {where}: ")
+        assert len(line.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt", "nowhere"]
+
+
 def test_annotated_masks_become_a_dataset_without_findings(
     program, made: Path, tmp_path: Path
 ) -> None:

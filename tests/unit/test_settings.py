@@ -13,7 +13,9 @@ from prs_med.answering_config import (
     InferenceSettings,
     UsedModelSettings,
 )
+from prs_med.checked_settings import CheckedSettings
 from prs_med.config import ExportSettings, ImportSettings, SettingError, Settings
+from prs_med.data_config import AnnotateSettings, BuildSettings, SynthesizeSettings
 from prs_med.evaluate.post_processing import PostProcessing
 from prs_med.settings_io import (
     load_settings,
@@ -227,3 +229,31 @@ def test_inference_settings() -> None:
         ask("--image", "a.png", "--question", "Where?", "--tasks", "lung_CT")
     with pytest.raises(SettingError, match=r"--top_p 0\.0: allowed is 0 < value <= 1"):
         ask("--data_root", "data", "--top_p", "0")
+
+
+SEEDED = (
+    (Settings, ()),
+    (InferenceSettings, ("--data_root", "data")),
+    (EvaluationSettings, ("--data_root", "data")),
+    *((cls, ()) for cls in (BuildSettings, SynthesizeSettings, AnnotateSettings)),
+)
+
+
+@pytest.mark.parametrize(
+    ("cls", "others"), SEEDED, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_seed_is_one_that_every_generator_takes(
+    cls: type[CheckedSettings], others: tuple[str, ...]
+) -> None:
+    for seed in ("0", "4294967295"):
+        assert parse_settings(cls, [*others, "--seed", seed], "").seed == int(seed)
+    for seed in ("-1", "4294967296", "9" * 40):
+        with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
+            parse_settings(cls, [*others, "--seed", seed], "")
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+def test_numbers_are_finite(value: str) -> None:
+    for name in ("learning_rate", "lambda_seg", "hang_timeout", "epochs"):
+        with pytest.raises(SettingError, match=f"--{name} -?(inf|nan): expected a finite number"):
+            parse(f"--{name}={value}")

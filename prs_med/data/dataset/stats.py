@@ -22,6 +22,8 @@ from prs_med.data.overlay import fitted, overlay
 from prs_med.data.position import ZONES
 from prs_med.storage.store import Store
 
+RESULTS = ("stats.json", "samples.png")
+"""What `Stats.write` writes."""
 _TILE = 160
 _MARGIN = 8
 _COLUMNS = 6
@@ -69,6 +71,8 @@ class Stats:
     parts: dict[tuple[str, str], Part]
     """By split and modality."""
     sheet: Image.Image | None
+    made_by: dict[str, str]
+    """Of which dataset; see :mod:`prs_med.storage.results_folder`."""
 
     def table(self) -> str:
         """Counts, zones, sizes and text lengths, a line for each split and modality."""
@@ -114,7 +118,8 @@ def stats(store: Store, pictures: int, show_progress: bool) -> Stats:
     Raises:
         DataError: there is no dataset, or a part of it is missing or damaged.
     """
-    index = read_index(store).index
+    opened = read_index(store)
+    index = opened.index
     parts: dict[tuple[str, str], Part] = {}
     places: dict[tuple[str, str], list[tuple[Shard, int, int]]] = {}
     total = sum(split.rows for split in index.splits.values())
@@ -127,7 +132,8 @@ def stats(store: Store, pictures: int, show_progress: bool) -> Stats:
                     places.setdefault(key, []).append((shard, number, at))
                 bar.update(len(rows))
     chosen = _chosen(places, pictures)
-    return Stats(dict(sorted(parts.items())), _sheet(store, chosen) if chosen else None)
+    made_by = {"command": "stats", "data": store.uri, "identity": opened.fingerprint[:12]}
+    return Stats(dict(sorted(parts.items())), _sheet(store, chosen) if chosen else None, made_by)
 
 
 def _shards(index: DatasetIndex) -> list[tuple[str, Shard]]:
