@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 # The wide forms count in some locales, and blanks in front are left out by some programs.
-_FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]")
+_FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|[ ']*[\t\r\n]")
 
 
 def as_plain_text(text: str) -> str:

@@ -155,7 +155,7 @@ def test_images_of_another_size_are_not_those_that_were_evaluated(
     shutil.copytree(runs / "data", tmp_path / "data")
     for picture in (tmp_path / "data").rglob("*.png"):
         with Image.open(picture) as image:
-            image.resize((31, 33)).save(picture)
+            image.resize((31, 33), Image.Resampling.NEAREST).save(picture)
     arguments = ["compare", str(runs / "plain"), str(runs / "changed")]
     arguments += ["--data_root", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
     assert program.main(arguments) == 2
