@@ -121,7 +121,7 @@ def test_interval_charts_show_every_modality(page: Element, rows: list) -> None:
     shown_measures = (SEGMENTATION[0], SEGMENTATION[1], SEGMENTATION[4])
     for figure, measure in zip(figures, shown_measures, strict=True):
         for name, group in groups_of(metrics):
-            mean, interval, _ = shown(group["segmentation"][measure.key], measure)
+            mean, interval, *_ = shown(group["segmentation"][measure.key], measure)
             words = figure.all("svg")[0].attributes["aria-label"]
             assert f"{name} {mean}, 95 % interval {interval}" in words
 

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prs_med.evaluate.inference import COLUMNS, _write_csv
@@ -32,6 +32,7 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
 texts = st.text(st.sampled_from([*DANGEROUS, "'", " ", "a", "1"]), max_size=6) | st.text(max_size=9)
 
 
+@settings(deadline=None)
 @given(texts)
 def test_every_text_comes_back_and_none_is_dangerous(text: str) -> None:
     cell = as_plain_text(text)
