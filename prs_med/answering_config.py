@@ -76,6 +76,11 @@ class AskedSettings(UsedModelSettings):
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
     )
     split: Literal["train", "val", "test"] = setting("test", "Questions to answer, by their split")
+    position_words: str | None = setting(
+        None,
+        "Words for places in other languages than English: de, es, fr, zh, or YAML files, "
+        "separated by commas (default: English alone)",
+    )
     strict: bool = setting(
         False, "Stop at the first row or image that cannot be used; else it is counted and listed"
     )

@@ -22,6 +22,7 @@ _POSITIONS = {
     "near_center_accuracy": "near_center_correct",
     "answer_agrees_with_mask": "answer_agrees_with_mask",
     "mask_zone_accuracy": "mask_zone_correct",
+    "unclear_answers": "answer_unclear",
 }
 """Name to the column of the rows."""
 _TEXTS = ("rouge1", "rouge2", "rouge_l", "meteor_exact_stem")
@@ -90,6 +91,11 @@ def summarise(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Totals]) -
         "failures": [
             {"row_id": row["row_id"], "error": row["error"]} for row in rows if row["error"]
         ],
+        "disagreements": [
+            {"row_id": row["row_id"], "true_zone": row["true_zone"], "answer": row["answer"]}
+            for row in rows
+            if row["reference_disagrees"]
+        ],
         "all": _group(rows, everything),
         "modalities": modalities,
     }
@@ -110,6 +116,8 @@ def _group(rows: Sequence[Mapping[str, Any]], totals: Totals) -> dict[str, Any]:
         "published_protocol": totals.protocol.scores(),
         "position": {
             **{name: summary(column) for name, column in _POSITIONS.items()},
+            "other_language": sum(row["answer_unclear"] is None for row in rows),
+            "reference_disagrees": sum(bool(row["reference_disagrees"]) for row in rows),
             "confusion": {
                 "rows": list(totals.confusion.rows),
                 "columns": list(totals.confusion.columns),

@@ -59,6 +59,8 @@ def evaluation_row(
         "zone_correct": answered == true_zone,
         "near_center_correct": bool(random.random() < 0.9),
         "answer_agrees_with_mask": answered == true_zone,
+        "answer_unclear": False,
+        "reference_disagrees": False,
         "bleu": 0.9,
         **{key: float(random.beta(12, 2)) for key in TEXT},
         "confidence": 0.9,
@@ -86,6 +88,7 @@ def evaluation_rows(count: int, seed: int = 0, skill: float = 0.0) -> list[dict[
         "zone_correct": False,
         "near_center_correct": False,
         "answer_agrees_with_mask": None,
+        "answer_unclear": True,
         "rouge_l": 0.0,
     }
     rows = [evaluation_row(number, seed, skill) for number in range(count - 1)]
@@ -114,6 +117,7 @@ def metrics_of(rows: Sequence[dict[str, Any]], **evaluation: Any) -> dict[str, A
         "failures": [
             {"row_id": row["row_id"], "error": row["error"]} for row in rows if row["error"]
         ],
+        "disagreements": [],
         "all": _group(rows),
         "modalities": {
             name: _group([row for row in rows if row["modality"] == name]) for name in names
@@ -145,6 +149,9 @@ def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "near_center_accuracy": summary("near_center_correct"),
             "answer_agrees_with_mask": summary("answer_agrees_with_mask"),
             "mask_zone_accuracy": summary("zone_correct"),
+            "unclear_answers": summary("answer_unclear"),
+            "other_language": 0,
+            "reference_disagrees": 0,
             "confusion": {
                 "rows": list(confusion.rows),
                 "columns": list(confusion.columns),
