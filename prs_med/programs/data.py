@@ -119,9 +119,11 @@ def run_synthesize(settings: SynthesizeSettings) -> int:
 def run_check(settings: CheckSettings) -> int:
     """``check``."""
     from prs_med.data.dataset.check import check
+    from prs_med.data.position_words import position_words
     from prs_med.storage.location import open_store
 
-    findings = check(open_store(settings.data), settings.num_workers, show_progress=True)
+    tables = position_words(settings.position_words)
+    findings = check(open_store(settings.data), settings.num_workers, True, tables)
     print(findings.table())
     if settings.output:
         findings.write(Path(settings.output))
@@ -132,10 +134,12 @@ def run_check(settings: CheckSettings) -> int:
 def run_stats(settings: StatsSettings) -> int:
     """``stats``."""
     from prs_med.data.dataset.stats import stats
+    from prs_med.data.position_words import position_words
     from prs_med.storage.location import open_store
 
     output = Path(settings.output_dir)
-    found = stats(open_store(settings.data), settings.pictures, show_progress=True)
+    tables = position_words(settings.position_words)
+    found = stats(open_store(settings.data), settings.pictures, True, tables)
     found.write(output)
     print(found.table())
     print(f"details and pictures: {output}")
