@@ -115,11 +115,6 @@ def flipped(target: Target, direction: str) -> Target | None:
     return result if zone and after == Position(zone, before.near_center) else None
 
 
-def can_be_flipped(target: Target) -> bool:
-    """Whether a target can be flipped in both directions."""
-    return all(flipped(target, direction) for direction in MIRRORED)
-
-
 def words_can_be_flipped(question: str, answer: str) -> bool:
     """Whether the words of a question and its answer can; where their mask lies may still forbid
     it."""

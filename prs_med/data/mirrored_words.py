@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 from prs_med.data.answer_grammar import Token, plain, tokens_of
 from prs_med.data.answer_position import ENGLISH
@@ -64,7 +64,7 @@ def sides_in(text: str) -> set[str]:
     return {instead.get(word, word) for word in words_of(text) if word in _SIDES}
 
 
-@cache
+@lru_cache(65536)
 def words_can_be_mirrored(text: str) -> bool:
     """Whether every word of a text is on the list or a side of the image."""
     if plain(text) != text.lower() or "_" in text:

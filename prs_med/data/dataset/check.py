@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from prs_med.data.answer_position import ENGLISH, parse_position
-from prs_med.data.augment import Target, can_be_flipped
+from prs_med.data.augment import words_can_be_flipped
 from prs_med.data.dataset.checksums import matches
 from prs_med.data.dataset.index import Shard, read_index
 from prs_med.data.dataset.places import Place, RowGroupPlaces
@@ -43,7 +43,8 @@ NOTES = {
     "empty mask": "masks are empty",
     "answer unclear": "answers are unclear: they name no zone, several, or are not understood",
     "other language": "answers are in another language (n/a; --position_words gives its words)",
-    "not flipped": "questions are left as they are by --augment_flip, in one direction or in both",
+    "not flipped": "questions have words that --augment_flip does not know: their images are never "
+    "flipped",
 }
 
 
@@ -243,8 +244,8 @@ def _look(
             note("zone", target.row_id, f"stored {stored_position}, the mask has {position}")
         if position:
             _compare_answer(target.answer, position, target.row_id, tables, note)
-            if not can_be_flipped(Target(mask, target.question, target.answer)):
-                note("not flipped", target.row_id, f"{target.question!r}, {target.answer!r}")
+        if not words_can_be_flipped(target.question, target.answer):
+            note("not flipped", target.row_id, f"{target.question!r}, {target.answer!r}")
     return _Looked(found, contents)
 
 
