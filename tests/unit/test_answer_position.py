@@ -371,6 +371,11 @@ def test_what_is_understood(text: str, zone: str) -> None:
         "The lesion is in the middle of the left side.",
         "The top left lesion is large.",
         "It is in the center of the image, away from the center.",
+        "The tumor will be in the top left.",
+        "The tumor seldom is in the top left.",
+        "The tumor had been in the top left.",
+        "Possible lesion in the top left.",
+        "Rule out lesion in the top left.",
     ],
 )
 def test_anything_else_is_unclear(text: str) -> None:
