@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prs_med.config import Settings
+from prs_med.data.answer_position import parse_position
 from prs_med.data.order import Rank, evaluation_batches, evenly_spread
 from prs_med.data.position_words import PositionWords, position_words
 from prs_med.data.samples import Preparation, Sample
@@ -156,6 +157,10 @@ def _scores_of_answer(
         tables: words of the languages that are read.
     """
     truth = sample.mask[0].numpy() > 0
+    if parse_position(sample.answer, tables).zone:
+        # The mask is stretched or padded to the encoder's input, where its place is another one;
+        # what the reference answer says is said of the image.
+        truth = np.zeros_like(truth)
     places = position_scores(answer, sample.answer, truth, mask, sample.question, tables)
     values = (
         *(places.zone_correct, places.near_center_correct, places.answer_agrees_with_mask),
