@@ -11,8 +11,17 @@ import unicodedata
 from collections.abc import Sequence
 
 from prs_med.data.answer_position import parse_position
-from prs_med.data.position_words import OTHER_WORD, PositionWords, words_of
+from prs_med.data.position_words import (
+    MEANINGS,
+    OTHER_WORD,
+    PositionWords,
+    packaged_languages,
+    packaged_words,
+    words_of,
+)
 
+_NAMES = "Fg"
+"""Of structures: languages share them ("tumor")."""
 _FEW = 3
 """So many words without one that belongs to a language known are taken for another language."""
 _LATIN = re.compile(r"^LATIN ")
@@ -42,19 +51,22 @@ def is_in_other_language(text: str, tables: Sequence[PositionWords]) -> bool:
     """
     if parse_position(text, tables).zone:
         return False
+    if any(parse_position(text, (packaged_words(name),)).zone for name in packaged_languages()):
+        return True
     words = words_of(text)
-    known = max((_known(words, table) for table in tables), default=0)
+    known = max((_known(words, table, _NAMES) for table in tables), default=0)
     if _is_mostly_foreign_script(text):
         return not known
     foreign = sum(word in _FOREIGN for word in words)
-    return foreign > known or (not known and len(words) > _FEW)
+    named = max((_known(words, table, "") for table in tables), default=0)
+    return foreign > known or (not named and len(words) > _FEW)
 
 
-def _known(words: Sequence[str], table: PositionWords) -> int:
-    """How many of the words a table has, none of them by its ending alone."""
-    return sum(
-        count for letter, count in table.letters(words) if letter not in (OTHER_WORD, "h", "F")
-    )
+def _known(words: Sequence[str], table: PositionWords, but: str) -> int:
+    """How many of the words a table has, but for those with some letters; one whose ending alone
+    it knows is none of them."""
+    unknown = f"{OTHER_WORD}{MEANINGS['unsure']}{but}"
+    return sum(count for letter, count in table.letters(words) if letter not in unknown)
 
 
 def _is_mostly_foreign_script(text: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prs_med.answering_config import AskedSettings
+from prs_med.data.position_words import position_words
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.open_questions import OpenedQuestions, identity_of
 
@@ -21,6 +22,11 @@ def unfinished_folder(
     """A folder in ``output`` for this model, these questions and these settings alone, so that
     nothing of another run is taken for its own."""
     chosen = {n: value for n, value in asdict(settings).items() if n not in _WITHOUT_EFFECT}
+    # A table of words may have been edited since.
+    chosen["position_words"] = [
+        (table.name, str(table.phrases), table.unsure_endings)
+        for table in position_words(settings.position_words)
+    ]
     return (
         output / f"{_PREFIX}{identity_of([chosen, opened.identity, answerer.fingerprint()])[:12]}"
     )
