@@ -15,7 +15,7 @@ from prs_med.evaluate.scored import Scored
 from prs_med.evaluate.statistics import summarise_values
 from prs_med.evaluate.text_metrics import bleu_signature, corpus_bleu
 
-VERSION = 1
+VERSION = 2
 _MASKS = ("dice", "iou", "precision", "recall", "hd95", "surface_distance")
 _POSITIONS = {
     "zone_accuracy": "zone_correct",

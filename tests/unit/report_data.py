@@ -15,6 +15,7 @@ from prs_med.data.phantoms import write_phantoms
 from prs_med.data.position import ZONES
 from prs_med.evaluate.position_scores import ConfusionMatrix
 from prs_med.evaluate.statistics import summarise_values
+from prs_med.evaluate.summary import VERSION
 from prs_med.report.cases import CHOSEN, Case, choose_cases
 
 MODALITIES = ("phantom_mri", "phantom_ultrasound", "phantom_xray", "phantom_endoscopy")
@@ -99,7 +100,7 @@ def metrics_of(rows: Sequence[dict[str, Any]], **evaluation: Any) -> dict[str, A
     """What an evaluation writes about its rows."""
     names = list(dict.fromkeys(row["modality"] for row in rows))
     return {
-        "version": 1,
+        "version": VERSION,
         "evaluation": {
             "checkpoint": "runs/prs-med/best",
             "data": "data/phantoms",
