@@ -91,6 +91,11 @@ class AskedSettings(UsedModelSettings):
         "training, a column such as patient_id, else the file names of known datasets)",
     )
     split: Literal["train", "val", "test"] = setting("test", "Questions to answer, by their split")
+    position_words: str | None = setting(
+        None,
+        "Words for places in other languages than English: de, es, fr, zh, or YAML files, "
+        "separated by commas (default: English alone)",
+    )
     strict: bool = setting(
         False, "Stop at the first row or image that cannot be used; else it is counted and listed"
     )

@@ -525,6 +525,11 @@ class ValidationSettings(CheckedSettings):
         not_negative,
         "0 or more",
     )
+    position_words: str | None = setting(
+        None,
+        "Words for places in other languages than English, for the scores of these answers: de, "
+        "es, fr, zh, or YAML files, separated by commas (default: English alone)",
+    )
     best_metric: Literal[
         "val_dice",
         "val_iou",

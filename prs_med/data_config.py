@@ -16,6 +16,10 @@ from prs_med.checked_settings import (
 )
 from prs_med.config import RowSettings
 
+_POSITION_WORDS = (
+    "Words for places in other languages than English: de, es, fr, zh, or YAML files, separated by "
+    "commas (default: English alone)"
+)
 _WORKERS = "Threads that read and decode"
 
 
@@ -62,6 +66,7 @@ class CheckSettings(CheckedSettings):
     output: str | None = setting(
         None, "File for the complete list of findings, one JSON object a line (default: none)"
     )
+    position_words: str | None = setting(None, _POSITION_WORDS)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +81,7 @@ class StatsSettings(CheckedSettings):
     pictures: int = setting(
         24, "Images on the picture sheet, of each modality alike", not_negative, "0 or more"
     )
+    position_words: str | None = setting(None, _POSITION_WORDS)
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from prs_med import __version__
 from prs_med.answering_config import EvaluationSettings
 from prs_med.config import names_in
 from prs_med.data.order import Rank
+from prs_med.data.position_words import PositionWords, position_words
 from prs_med.evaluate.answered import Answered, answer_all
 from prs_med.evaluate.answering import THRESHOLD, Answerer
 from prs_med.evaluate.chunks import Chunk, Chunks, NoLongerNeededError
@@ -65,6 +66,7 @@ def evaluate(
         CheckpointError: a judge cannot be loaded.
     """
     about = _about(answerer, opened, settings)
+    tables = position_words(settings.position_words)
     output = Path(settings.output_dir)
     folder = unfinished_folder(output, made_by("eval", answerer, opened, settings))
     total = len(opened.questions)
@@ -75,7 +77,7 @@ def evaluate(
     ):
 
         def work(numbers: range) -> Chunk:
-            return _chunk(answerer, opened, numbers, settings, pool, folder / MASKS)
+            return _chunk(answerer, opened, numbers, settings, tables, pool, folder / MASKS)
 
         chunks.do(rank, work, progress)
         if rank.index and not settings.judges:
@@ -120,6 +122,7 @@ def _about(
         "load_4bit": answerer.settings.load_4bit,
         "threshold": THRESHOLD,
         "post_processing": answerer.post_processing.text,
+        "position_words": settings.position_words,
         "prs_med": __version__,
     }
 
@@ -129,12 +132,13 @@ def _chunk(
     opened: OpenedQuestions,
     numbers: range,
     settings: EvaluationSettings,
+    tables: Sequence[PositionWords],
     pool: ThreadPoolExecutor,
     masks: Path,
 ) -> Chunk:
     masks.mkdir(exist_ok=True)
     scoring = [
-        pool.submit(_score_and_keep, answered, masks)
+        pool.submit(_score_and_keep, answered, tables, masks)
         for answered in answer_all(
             answerer, opened.questions, numbers, settings.batch_size, pool, settings.strict
         )
@@ -148,11 +152,11 @@ def _chunk(
     return {"rows": rows, "totals": totals}
 
 
-def _score_and_keep(answered: Answered, masks: Path) -> Scored:
+def _score_and_keep(answered: Answered, tables: Sequence[PositionWords], masks: Path) -> Scored:
     if answered.answer is not None:
         mask = Image.fromarray(answered.answer.mask.astype(np.uint8) * 255)
         mask.save(masks / mask_name(answered.number))
-    return score(answered)
+    return score(answered, tables)
 
 
 def _merged(chunks: Iterator[Chunk]) -> tuple[list[dict[str, Any]], dict[str, Totals]]:

@@ -14,11 +14,13 @@ from PIL import Image
 from prs_med.answering_config import InferenceSettings
 from prs_med.data.answer_position import parse_position
 from prs_med.data.order import Rank
+from prs_med.data.position_words import PositionWords, position_words
 from prs_med.evaluate.answered import Answered, answer_all
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.chunks import Chunk, Chunks
 from prs_med.evaluate.open_questions import OpenedQuestions
 from prs_med.evaluate.pictures import draw_overlay, draw_triplet
+from prs_med.evaluate.position_scores import UNCLEAR
 from prs_med.evaluate.progress_bar import progress_bar
 from prs_med.evaluate.spreadsheet_text import as_plain_text
 from prs_med.evaluate.unfinished import UNFINISHED, clear_up, made_by, unfinished_folder
@@ -53,6 +55,7 @@ def infer(
     """
     output = Path(settings.output_dir)
     strict = settings.strict or bool(settings.image)
+    tables = position_words(settings.position_words)
     unfinished = unfinished_folder(output, made_by("infer", answerer, opened, settings))
     chunks = Chunks(
         unfinished,
@@ -70,7 +73,7 @@ def infer(
             answered = answer_all(
                 answerer, opened.questions, numbers, settings.batch_size, pool, strict
             )
-            rows = [pool.submit(_write, one, output, settings) for one in answered]
+            rows = [pool.submit(_write, one, output, settings, tables) for one in answered]
             return {"rows": [row.result() for row in rows]}
 
         chunks.do(rank, work, progress)
@@ -86,7 +89,12 @@ def _folders(settings: InferenceSettings) -> tuple[str, ...]:
     return _FOLDERS if settings.probability_maps else _FOLDERS[:-1]
 
 
-def _write(answered: Answered, output: Path, settings: InferenceSettings) -> dict[str, Any]:
+def _write(
+    answered: Answered,
+    output: Path,
+    settings: InferenceSettings,
+    tables: Sequence[PositionWords],
+) -> dict[str, Any]:
     """Write the pictures of an answer; its row of results.csv."""
     question, answer, image = answered.question, answered.answer, answered.image
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
@@ -118,7 +126,7 @@ def _write(answered: Answered, output: Path, settings: InferenceSettings) -> dic
     return row | {
         **{column: str(path) for column, (path, _) in pictures.items()},
         "pred_answer": answer.text,
-        "zone": parse_position(answer.text).zone or "",
+        "zone": parse_position(answer.text, tables).zone or UNCLEAR,
         "confidence": "" if confidence is None else f"{confidence:.4f}",
         "seconds": f"{answered.seconds:.3f}",
     }

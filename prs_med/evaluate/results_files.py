@@ -32,7 +32,7 @@ _BY_NAME = {
     **dict.fromkeys(
         (
             *("zone_correct", "near_center_correct", "answer_agrees_with_mask"),
-            "mask_zone_correct",
+            *("mask_zone_correct", "answer_unclear", "reference_disagrees"),
         ),
         pa.bool_(),
     ),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from prs_med.data.answer_position import ENGLISH
+from prs_med.data.position_words import PositionWords
 from prs_med.evaluate.answered import Answered
 from prs_med.evaluate.calibration import CalibrationTotals
 from prs_med.evaluate.mask_metrics import MaskScores, mask_scores
-from prs_med.evaluate.position_scores import PositionScores, position_scores
+from prs_med.evaluate.position_scores import UNCLEAR, PositionScores, position_scores
 from prs_med.evaluate.published_protocol import (
     CURVES,
     LEVELS,
@@ -41,8 +44,8 @@ class Scored:
     """True and answered zone, where there is one true zone."""
 
 
-def score(answered: Answered) -> Scored:
-    """Score one question.
+def score(answered: Answered, tables: Sequence[PositionWords] = ENGLISH) -> Scored:
+    """Score one question; ``tables`` are the languages in which answers are read.
 
     One that could not be answered, or whose truth cannot be used, has the worst of each score that
     is a share and that it would have had, and no distances: it stays in the denominators.
@@ -52,13 +55,15 @@ def score(answered: Answered) -> Scored:
     """
     question, answer, truth = answered.question, answered.answer, answered.truth
     if answer is None:
-        positions = _failed_positions(question, truth)
+        positions = _failed_positions(question, truth, tables)
         masks, protocol = _FAILED_MASK, _FAILED_PROTOCOL
         calibration = CalibrationTotals.none()
     elif truth is None:
         raise ValueError(f"{question.row_id}: has no true mask to compare with")
     else:
-        positions = position_scores(answer.text, question.answer or "", truth, answer.mask)
+        positions = position_scores(
+            answer.text, question.answer or "", truth, answer.mask, question.text, tables
+        )
         masks = mask_scores(answer.mask, truth)
         protocol = protocol_scores(answer.probability, truth)
         calibration = CalibrationTotals.of(answer.probability, truth)
@@ -93,13 +98,18 @@ def _no_texts(question: Question) -> dict[str, float | None]:
     return dict.fromkeys((spec.name for spec in fields(TextScores)), value)
 
 
-def _failed_positions(question: Question, truth: np.ndarray | None) -> PositionScores:
+def _failed_positions(
+    question: Question, truth: np.ndarray | None, tables: Sequence[PositionWords]
+) -> PositionScores:
     """Wrong in all that an answer would have been judged by. Where nobody can tell whether it would
     have been, since the mask that would tell cannot be read, it is taken to have been; and so is
-    its agreement with a mask, of which only the answer tells."""
+    its agreement with a mask, of which only the answer tells. In a language that is not read no
+    answer would have been judged."""
     nothing = np.zeros((1, 1), dtype=bool)
     known = nothing if truth is None else truth
-    scores = position_scores("", question.answer or "", known, nothing)
+    scores = position_scores("", question.answer or "", known, nothing, question.text, tables)
+    if scores.unclear is None:
+        return scores
     scores = replace(scores, answer_agrees_with_mask=False)
     if truth is not None or len(scores.true_zones) > 1:
         return scores
@@ -113,10 +123,19 @@ def _positions(scores: PositionScores) -> dict[str, Any]:
         mask_right = (scores.mask_zone,) == scores.true_zones
     return {
         "true_zone": SEVERAL.join(scores.true_zones) or None,
-        "answered_zone": SEVERAL.join(zone or "?" for zone in scores.answered_zones) or None,
+        "answered_zone": _answered_zone(scores),
         "mask_zone": scores.mask_zone,
         "zone_correct": scores.zone_correct,
         "near_center_correct": scores.near_center_correct,
         "answer_agrees_with_mask": scores.answer_agrees_with_mask,
         "mask_zone_correct": mask_right,
+        "answer_unclear": scores.unclear,
+        "reference_disagrees": scores.reference_disagrees,
     }
+
+
+def _answered_zone(scores: PositionScores) -> str | None:
+    """None where answers are in a language that is not read."""
+    if scores.unclear is None:
+        return None
+    return SEVERAL.join(zone or UNCLEAR for zone in scores.answered_zones) or UNCLEAR

@@ -16,13 +16,14 @@ from prs_med.evaluate.scored import SEVERAL, Scored
 from prs_med.evaluate.statistics import RESAMPLES, summarise_values
 from prs_med.evaluate.text_metrics import bleu_signature, corpus_bleu
 
-VERSION = 1
+VERSION = 2
 _MASKS = ("dice", "iou", "precision", "recall", "hd95", "surface_distance")
 _POSITIONS = {
     "zone_accuracy": "zone_correct",
     "near_center_accuracy": "near_center_correct",
     "answer_agrees_with_mask": "answer_agrees_with_mask",
     "mask_zone_accuracy": "mask_zone_correct",
+    "unclear_answers": "answer_unclear",
 }
 """Name to the column of the rows."""
 _TEXTS = ("rouge1", "rouge2", "rouge_l", "meteor_exact_stem")
@@ -94,6 +95,11 @@ def summarise(rows: Sequence[Row], totals: Mapping[str, Totals]) -> dict[str, An
         "failures": [
             {"row_id": row["row_id"], "error": row["error"]} for row in rows if row["error"]
         ],
+        "disagreements": [
+            {"row_id": row["row_id"], "true_zone": row["true_zone"], "answer": row["answer"]}
+            for row in rows
+            if row["reference_disagrees"]
+        ],
         "all": _group(rows, everything),
         "modalities": modalities,
     }
@@ -141,6 +147,8 @@ def _group(rows: Sequence[Row], totals: Totals) -> dict[str, Any]:
         "published_protocol": {**totals.protocol.scores(), **counted(rows, lambda row: True)},
         "position": {
             **{name: summarise_column(rows, column) for name, column in _POSITIONS.items()},
+            "other_language": sum(row["answer_unclear"] is None for row in rows),
+            "reference_disagrees": sum(bool(row["reference_disagrees"]) for row in rows),
             "confusion": {
                 "rows": list(totals.confusion.rows),
                 "columns": list(totals.confusion.columns),

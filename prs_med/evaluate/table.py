@@ -13,6 +13,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("IoU", lambda group: _mean_of(group, group["segmentation"]["iou"], 3)),
     ("HD95", lambda group: _mean_of(group, group["segmentation"]["hd95"], 1)),
     ("zone", lambda group: _mean_of(group, group["position"]["zone_accuracy"], 3)),
+    ("unclear", lambda group: _mean_of(group, group["position"]["unclear_answers"], 3)),
     (
         "agrees with mask",
         lambda group: _mean_of(group, group["position"]["answer_agrees_with_mask"], 3),
@@ -26,7 +27,23 @@ def table(metrics: Mapping[str, Any]) -> str:
     groups = {**metrics["modalities"], "all": metrics["all"]}
     lines = [["modality", *(title for title, _ in _COLUMNS)]]
     lines += [[name, *(cell(group) for _, cell in _COLUMNS)] for name, group in groups.items()]
-    return _aligned(lines)
+    return "\n".join([_aligned(lines), *_notes(metrics)])
+
+
+def _notes(metrics: Mapping[str, Any]) -> list[str]:
+    position = metrics["all"]["position"]
+    notes = []
+    if position["other_language"]:
+        notes.append(
+            f"{position['other_language']} questions are in another language: n/a where places are "
+            "scored (give its words with --position_words)"
+        )
+    if position["reference_disagrees"]:
+        notes.append(
+            f"{position['reference_disagrees']} reference answers say another place than their "
+            "masks have: the masks count, the rows are listed in the report"
+        )
+    return notes
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:

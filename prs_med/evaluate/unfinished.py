@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prs_med.answering_config import AskedSettings
+from prs_med.data.position_words import position_words
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.open_questions import OpenedQuestions, identity_of
 
@@ -26,6 +27,11 @@ def made_by(
     """What tells the results from those of other models, questions and settings; see
     :mod:`prs_med.storage.results_folder`."""
     chosen = {n: value for n, value in asdict(settings).items() if n not in _WITHOUT_EFFECT}
+    # A table of words may have been edited since.
+    chosen["position_words"] = [
+        (table.name, str(table.phrases), table.unsure_endings)
+        for table in position_words(settings.position_words)
+    ]
     weights = answerer.fingerprint()
     return {
         "command": command,

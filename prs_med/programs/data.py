@@ -122,9 +122,11 @@ def run_check(settings: CheckSettings) -> int:
     output = check_file("output", settings.output) if settings.output else None
 
     from prs_med.data.dataset.check import check
+    from prs_med.data.position_words import position_words
     from prs_med.storage.location import open_store
 
-    findings = check(open_store(settings.data), settings.num_workers, show_progress=True)
+    tables = position_words(settings.position_words)
+    findings = check(open_store(settings.data), settings.num_workers, True, tables)
     print(findings.table())
     if output:
         try:
@@ -140,9 +142,11 @@ def run_stats(settings: StatsSettings) -> int:
     output = check_folder("output_dir", settings.output_dir)
 
     from prs_med.data.dataset.stats import RESULTS, stats
+    from prs_med.data.position_words import position_words
     from prs_med.storage.location import open_store
 
-    found = stats(open_store(settings.data), settings.pictures, show_progress=True)
+    tables = position_words(settings.position_words)
+    found = stats(open_store(settings.data), settings.pictures, True, tables)
     claim_folder("output_dir", output, found.made_by, RESULTS, overwrite=settings.overwrite)
     found.write(output)
     print(found.table())

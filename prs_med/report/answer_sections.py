@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prs_med.report import numbers
-from prs_med.report.content import Block, Cell, Column, Note, Section, Table
+from prs_med.report.content import Block, Cell, Column, Listing, Note, Section, Table
 from prs_med.report.measures import POSITION, TEXT, left_out, of_how_many
 from prs_med.report.modality_table import summary_table
+
+_SHOWN = 200
+"""Most contradictions that a page lists; metrics.json has all."""
 
 
 def position_section(metrics: dict[str, Any]) -> Section:
@@ -20,8 +23,39 @@ def position_section(metrics: dict[str, Any]) -> Section:
         "Position",
         "Whether the answer names the zone of the image in which the structure lies, and whether "
         "words and mask tell the same; left and right are those of the picture, not the patient's.",
-        [table, *confusion_table(metrics["all"]["position"]["confusion"])],
+        [
+            table,
+            *confusion_table(metrics["all"]["position"]["confusion"]),
+            *_position_notes(metrics),
+        ],
     )
+
+
+def _position_notes(metrics: dict[str, Any]) -> list[Block]:
+    """What the tables leave out, and where the data contradict themselves."""
+    notes: list[Block] = []
+    others = metrics["all"]["position"]["other_language"]
+    if others:
+        notes.append(
+            Note(
+                f"Not scored (n/a): {numbers.counted(others, 'question')} in a language that is "
+                "not read; --position_words gives its words."
+            )
+        )
+    disagreements = metrics["disagreements"]
+    if disagreements:
+        shown = disagreements[:_SHOWN]
+        notes.append(
+            Note(
+                f"{numbers.counted(len(disagreements), 'reference answer')} of another place than "
+                "the true mask has. The mask counts"
+                + (f"; the first {_SHOWN} are listed." if len(disagreements) > _SHOWN else ".")
+            )
+        )
+        notes.append(
+            Listing([(one["row_id"], f"mask {one['true_zone']}: {one['answer']}") for one in shown])
+        )
+    return notes
 
 
 def confusion_table(confusion: dict[str, Any]) -> list[Block]:
@@ -35,7 +69,8 @@ def confusion_table(confusion: dict[str, Any]) -> list[Block]:
     ]
     table = Table(
         "Confusion of zones: a row for each true zone, a column for each answered one "
-        "(none: no zone or an unclear one); percent of the row, right answers marked with a tick",
+        "(unclear: no zone, several, or in words that are not understood); percent of the row, "
+        "right answers marked with a tick",
         (
             Column("True zone", kind="name"),
             *(Column(zone, kind="number") for zone in confusion["columns"]),

@@ -15,6 +15,7 @@ METRICS = (
     "zone_correct",
     "near_center_correct",
     "answer_agrees_with_mask",
+    "answer_unclear",
     "rouge_l",
 )
 """What is compared, as the rows name it."""

@@ -24,7 +24,17 @@ from prs_med.report.content import (
 )
 from prs_med.report.drafted_file import write_whole
 from prs_med.report.markdown import markdown_page
-from prs_med.report.measures import AGREEMENT, DICE, HD95, IOU, NEAR_CENTER, ROUGE_L, ZONE, Measure
+from prs_med.report.measures import (
+    AGREEMENT,
+    DICE,
+    HD95,
+    IOU,
+    NEAR_CENTER,
+    ROUGE_L,
+    UNCLEAR,
+    ZONE,
+    Measure,
+)
 from prs_med.report.measures import interval as interval_text
 from prs_med.report.page import html_page
 
@@ -40,6 +50,7 @@ _MEASURES = {
     "zone_correct": ZONE,
     "near_center_correct": NEAR_CENTER,
     "answer_agrees_with_mask": AGREEMENT,
+    "answer_unclear": UNCLEAR,
     "rouge_l": ROUGE_L,
 }
 _IN_FIGURES = ("dice", "zone_correct", "answer_agrees_with_mask")

@@ -84,7 +84,15 @@ MASK_ZONE = Measure(
     _NO_TRUE_PLACE,
     **_SHARE,
 )
-POSITION = (ZONE, NEAR_CENTER, AGREEMENT, MASK_ZONE)
+UNCLEAR = Measure(
+    "unclear_answers",
+    "Unclear answers",
+    "answers that name no zone, or not one in words that are understood; they are wrong, too",
+    "no answer is in a language that is read",
+    **_SHARE,
+    higher_is_better=False,
+)
+POSITION = (ZONE, NEAR_CENTER, AGREEMENT, MASK_ZONE, UNCLEAR)
 
 ROUGE_L = Measure("rouge_l", "ROUGE-L", "longest common run of words", _NO_REFERENCE)
 TEXT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prs_med.checkpoint.manifest import Manifest
 from prs_med.config import Settings, names_in
-from prs_med.data.augment import Augmentation
+from prs_med.data.augment import Augmentation, words_can_be_flipped
 from prs_med.data.collate import Collator
 from prs_med.data.order import Rank
 from prs_med.data.prompt import PromptEncoder
-from prs_med.data.records import DataError
+from prs_med.data.records import DataError, Record
 from prs_med.data.rows import read_records, verify_files
 from prs_med.data.samples import Preparation
 from prs_med.data.split import Splits, held_out_text, split_records
@@ -383,6 +383,11 @@ def _streamed(
         data.check_lengths(prompts, say)
     if data.held_out:
         say(f"validation: {data.held_out}")
+    if settings.augment_flip:
+        say(
+            "questions with words that --augment_flip does not know leave their images as they "
+            "are; 'launch/data.py stats' counts them, 'check' lists them"
+        )
     return data
 
 
@@ -430,6 +435,11 @@ def _read_splits(
             "{} patients or studies are in several splits, as labelled",
             splits.shared_groups,
         ),
+        "not_flipped.txt": (
+            "{} training questions have words that --augment_flip does not know: their images stay "
+            "as they are",
+            _not_flipped(splits.train) if settings.augment_flip else (),
+        ),
     }
     for name, (message, lines) in listings.items():
         if lines:
@@ -437,6 +447,14 @@ def _read_splits(
             if rank.index == 0:
                 (save_dir / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return splits
+
+
+def _not_flipped(records: Sequence[Record]) -> list[str]:
+    return [
+        f"{record.row_id}: {record.question!r}, {record.answer!r}"
+        for record in records
+        if not words_can_be_flipped(record.question, record.answer)
+    ]
 
 
 def _speaker(rank: Rank) -> Callable[[str], None]:

@@ -16,6 +16,7 @@ from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.evaluation import evaluate
 from prs_med.evaluate.open_questions import open_split
 from prs_med.evaluate.results_files import read_results, write_results
+from prs_med.evaluate.summary import VERSION
 from prs_med.programs import evaluate as program
 from tests.unit.assembled import assemble
 
@@ -108,7 +109,7 @@ def test_results_of_another_version_are_refused(runs: Path, tmp_path: Path, caps
     file = tmp_path / "newer" / "metrics.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
     assert program.main(["compare", str(runs / "plain"), str(tmp_path / "newer")]) == 2
-    assert "version 99; this program reads 1" in capsys.readouterr().err
+    assert f"version 99; this program reads {VERSION}" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -146,7 +146,34 @@ def test_what_is_wrong_is_found_with_its_row(
 def test_an_answer_without_a_zone_is_a_note_only(program, dataset: Path, capsys) -> None:
     rewritten(dataset, set_target("answer", "There is a tumor."))
     assert program("check", "--data", dataset) == 0
-    assert "1 answers name no zone" in capsys.readouterr().out
+    assert "1 answers are unclear" in capsys.readouterr().out
+
+
+GERMAN = "Der Tumor liegt oben links im Bild."
+
+
+def test_answers_in_another_language_are_counted_until_their_words_are_given(
+    program, dataset: Path, tmp_path: Path, capsys
+) -> None:
+    def german(row: dict) -> None:
+        set_target("answer", GERMAN)(row)
+
+    rewritten(dataset, german)
+    assert program("check", "--data", dataset) == 0
+    shown = capsys.readouterr().out
+    assert "1 answers are in another language" in shown
+    assert "1 questions have words that --augment_flip does not know" in shown
+    output = ("--output_dir", tmp_path / "stats", "--pictures", 0)
+    assert program("stats", "--data", dataset, *output) == 0
+    parts = json.loads((tmp_path / "stats" / "stats.json").read_text())["train"].values()
+    assert sum(part["answers_in_other_language"] for part in parts) == 1
+    assert sum(part["not_flipped"] for part in parts) == 1
+    assert sum(part["unclear_answers"] for part in parts) == 0
+    capsys.readouterr()
+    program("check", "--data", dataset, "--position_words", "de")
+    assert "another language" not in capsys.readouterr().out
+    assert program("check", "--data", dataset, "--position_words", "nl.yaml") == 2
+    assert "error: --position_words nl.yaml: not a table of words" in capsys.readouterr().err
 
 
 def test_any_flipped_byte_is_found(program, dataset: Path) -> None:

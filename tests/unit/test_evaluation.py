@@ -27,6 +27,7 @@ from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.evaluation import Evaluation, evaluate
 from prs_med.evaluate.judge import PROMPTS
 from prs_med.evaluate.open_questions import OpenedQuestions, open_split
+from prs_med.evaluate.position_scores import UNCLEAR
 from prs_med.evaluate.questions import AnnotatedQuestions
 from prs_med.evaluate.results_files import read_results
 from prs_med.model.prs_med import forward
@@ -128,7 +129,7 @@ def test_each_test_row_is_there(evaluated: Path, model: Assembled) -> None:
             assert not Path(row[name]).is_absolute()
             assert (Path(model.settings.data_root) / row[name]).samefile(path)
         assert row["true_zone"] == parse_position(record.answer).zone
-        assert row["answered_zone"] == parse_position(row["predicted_answer"]).zone
+        assert row["answered_zone"] == (parse_position(row["predicted_answer"]).zone or UNCLEAR)
         mask = mask_of(evaluated, row["number"])
         assert row["predicted_area"] == mask.sum()
         assert (row["dice"], row["iou"]) == pytest.approx(overlap(mask, record))

@@ -30,7 +30,8 @@ PLACES = {
     "center": (slice(4, 8), slice(5, 9)),
 }
 ANSWERS = (None, "It is in the top left.", "It is in the center.", "One at the top left and one at "
-           "the bottom right.", "There is nothing.")  # fmt: skip
+           "the bottom right.", "There is nothing.",
+           "Der Tumor liegt oben links im Bild.")  # fmt: skip
 
 
 def mask_at(place: str | None) -> np.ndarray:
@@ -114,11 +115,11 @@ def metrics(results: Sequence[Answered]) -> tuple[dict[str, Any], list[dict[str,
 
 def figures(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Every figure of a group that says of how many questions it is."""
-    position, text = dict(group["position"]), dict(group["text"])
+    text = group["text"]
     return {
         **group["segmentation"],
         "published_protocol": group["published_protocol"],
-        **position,
+        **{n: figure for n, figure in group["position"].items() if isinstance(figure, Mapping)},
         "bleu": text["bleu_counts"],
         **{name: summary for name, summary in text.items() if not name.startswith("bleu")},
         "calibration": group["calibration"],
@@ -135,6 +136,8 @@ SHARES = {
     **{name: name for name in ("rouge1", "rouge2", "rouge_l", "meteor_exact_stem")},
 }
 """Figures in which a failure counts as 0, to the column of the rows."""
+WORST = {**dict.fromkeys(SHARES.values(), 0), "answer_unclear": 1}
+"""What a failure counts as, by the column of the rows."""
 
 
 @settings(max_examples=30, deadline=None)
@@ -174,16 +177,17 @@ def test_counts_add_up_in_every_table(chosen: list) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(outcomes, min_size=1, max_size=9))
 def test_a_failure_never_raises_a_score(chosen: list) -> None:
-    """It is among the questions of each share that its question would have been among, as 0."""
+    """It is among the questions of each share that its question would have been among, as the
+    worst."""
     pairs = [make(number) for number, make in enumerate(chosen)]
     _, rows = metrics([became for became, _ in pairs])
     _, whole = metrics([answered for _, answered in pairs])
     for row, other in zip(rows, whole, strict=True):
-        for column in SHARES.values():
+        for column, worst in WORST.items():
             if row["error"] is None:
                 assert row[column] == other[column]
             elif other[column] is not None:
-                assert row[column] == 0, column
+                assert row[column] == worst, column
 
 
 def test_without_a_reference_answer_the_mask_names_the_zone_of_a_failure() -> None:
@@ -208,6 +212,22 @@ def test_where_nothing_is_to_be_found_a_failure_has_no_zone() -> None:
     scores, _ = metrics([failed(question(0, None), mask_at(None))])
     assert scores["all"]["position"]["zone_accuracy"]["n"] == 0
     assert scores["all"]["segmentation"]["dice"]["mean"] == 0
+
+
+@pytest.mark.parametrize("truth", [None, mask_at("top left")])
+def test_in_a_language_that_is_not_read_a_failure_is_as_little_scored_as_an_answer(
+    truth: np.ndarray | None,
+) -> None:
+    german = question(0, ANSWERS[-1])
+    known = mask_at("top left")
+    answer = answered(replace(german, row_id="a.csv:1"), known, ANSWERS[-1], "top left")
+    scores, rows = metrics([failed(german, truth), answer])
+    position = scores["all"]["position"]
+    for name in ("zone_accuracy", "near_center_accuracy", "answer_agrees_with_mask",
+                 "mask_zone_accuracy", "unclear_answers", "confusion"):  # fmt: skip
+        assert (position[name]["n"], position[name]["failures_left_out"]) == (0, 1), name
+    assert position["other_language"] == 2
+    assert (rows[0]["true_zone"], rows[0]["answered_zone"]) == (None, None)
 
 
 def test_a_mask_that_cannot_be_read_leaves_its_failure_in_the_denominators() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prs_med.data.answer_position import parse_position
+from prs_med.data.answer_position import ENGLISH, parse_position
+from prs_med.data.augment import words_can_be_flipped
 from prs_med.data.dataset.checksums import matches
 from prs_med.data.dataset.index import Shard, read_index
 from prs_med.data.dataset.places import Place, RowGroupPlaces
@@ -20,7 +21,9 @@ from prs_med.data.dataset.row_groups import RowGroup, decoded_row_group
 from prs_med.data.dataset.shard_footer import parse_footer
 from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.images import decode_image, decode_mask
+from prs_med.data.language import is_in_other_language
 from prs_med.data.position import Position, position_of
+from prs_med.data.position_words import PositionWords
 from prs_med.data.records import DataError
 from prs_med.storage.store import StorageError, Store
 
@@ -38,7 +41,10 @@ ERRORS = {
 }
 NOTES = {
     "empty mask": "masks are empty",
-    "answer without zone": "answers name no zone, or several",
+    "answer unclear": "answers are unclear: they name no zone, several, or are not understood",
+    "other language": "answers are in another language (n/a; --position_words gives its words)",
+    "not flipped": "questions have words that --augment_flip does not know: their images are never "
+    "flipped",
 }
 
 
@@ -101,8 +107,14 @@ class _Looked:
     """Kind, SHA-256 and row of the image and of each mask that is not empty."""
 
 
-def check(store: Store, workers: int, show_progress: bool) -> Findings:
-    """Read and check everything; what is found is listed, not raised.
+def check(
+    store: Store,
+    workers: int,
+    show_progress: bool,
+    tables: Sequence[PositionWords] = ENGLISH,
+) -> Findings:
+    """Read and check everything; what is found is listed, not raised. ``tables`` are the languages
+    in which answers are read.
 
     Raises:
         DataError: there is no dataset, or its ``dataset.json`` cannot be read.
@@ -120,7 +132,7 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
             for shard in shards:
                 for group, sizes in _row_groups(store, split, shard, found):
                     stored = [group.image(row) for row in range(group.rows)]
-                    looks = pool.map(partial(_look, split), stored, sizes)
+                    looks = pool.map(partial(_look, split, tables), stored, sizes)
                     for image, looked in zip(stored, looks, strict=True):
                         found += looked.found
                         images += 1
@@ -194,7 +206,9 @@ def _fit(places: RowGroupPlaces, data: bytes, start: int, group: RowGroup) -> bo
     )
 
 
-def _look(split: str, stored: StoredImage, size: tuple[int, int]) -> _Looked:
+def _look(
+    split: str, tables: Sequence[PositionWords], stored: StoredImage, size: tuple[int, int]
+) -> _Looked:
     """Decode an image and its masks, and compare what is said of them. ``size`` is the stored
     (width, height)."""
     found: list[Finding] = []
@@ -229,16 +243,25 @@ def _look(split: str, stored: StoredImage, size: tuple[int, int]) -> _Looked:
         if stored_position != ((position.zone, position.near_center) if position else (None, None)):
             note("zone", target.row_id, f"stored {stored_position}, the mask has {position}")
         if position:
-            _compare_answer(target.answer, position, target.row_id, note)
+            _compare_answer(target.answer, position, target.row_id, tables, note)
+        if not words_can_be_flipped(target.question, target.answer):
+            note("not flipped", target.row_id, f"{target.question!r}, {target.answer!r}")
     return _Looked(found, contents)
 
 
-def _compare_answer(answer: str, position: Position, row_id: str, note: object) -> None:
+def _compare_answer(
+    answer: str,
+    position: Position,
+    row_id: str,
+    tables: Sequence[PositionWords],
+    note: Callable[[str, str, str], None],
+) -> None:
     """Note where an answer says something else than its mask."""
-    assert callable(note)
-    said = parse_position(answer)
-    if said.zone is None:
-        note("answer without zone", row_id, answer)
+    said = parse_position(answer, tables)
+    if is_in_other_language(answer, tables):
+        note("other language", row_id, answer)
+    elif said.zone is None:
+        note("answer unclear", row_id, answer)
     elif said.zone != position.zone:
         note("answer zone", row_id, f"the mask is {position.zone}: {answer!r}")
     elif said.near_center not in (None, position.near_center):
