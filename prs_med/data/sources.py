@@ -29,8 +29,20 @@ from prs_med.data.columns import (
     plain_name,
     split_of,
 )
-from prs_med.data.groups import GROUP_COLUMNS, group_of_columns, group_of_name
-from prs_med.data.paths import image_and_mask, names_a_file, relative, split_of_folder, task_of
+from prs_med.data.groups import (
+    GROUP_COLUMNS,
+    check_one_group,
+    group_of_columns,
+    group_of_name,
+    same_name,
+)
+from prs_med.data.paths import (
+    image_and_mask,
+    names_a_file,
+    relative,
+    split_of_folder,
+    task_of,
+)
 from prs_med.data.records import DataError, Record
 from prs_med.data.repair import repair
 from prs_med.data.table import Row, Table, read_table
@@ -114,13 +126,15 @@ def read_annotations(
 
     Raises:
         DataError: no annotation file, a file that is not a CSV file with the columns needed, two
-            files of one name, a group column or a task that no file has, a bad row under
-            ``error``, or no usable row at all.
+            files of one name, a group column or a task that no file has, two columns that name
+            the patient and differ, a bad row under ``error``, or no usable row at all.
     """
     root = data_root.resolve()
     files = [_file(path, need_answers) for path in _paths(root, ann_paths)]
     names = ", ".join(file.table.name for file in files)
     group_columns = _group_columns(files, group_column, names)
+    for file in files:
+        file.check_one_group(group_columns)
     records: list[Record] = []
     skipped: list[BadRow] = []
     repaired_rows: list[str] = []
@@ -168,6 +182,16 @@ class _File:
     split: str
     """The split that its name tells; empty if it does not, or if its rows name theirs."""
     tight: bool
+
+    def check_one_group(self, group_columns: Sequence[str]) -> None:
+        """See :func:`prs_med.data.groups.check_one_group`."""
+        header = self.table.header.fields
+        whole = (row for row in self.table.rows if len(row.fields) == len(header))
+        try:
+            rows = ((row.line, row.fields) for row in whole)
+            check_one_group(header, self.columns, rows, group_columns)
+        except DataError as error:
+            raise DataError(f"{self.table.name}:{error}") from None
 
     def values(self, root: Path, row: Row) -> tuple[dict[str, str], str]:
         """The values of a row by column, and if it was repaired what was read instead."""
@@ -259,12 +283,7 @@ def _record(
         if not row[column]:
             raise DataError(f"the {column} is empty")
     split = split_of(row) or file.split
-    if "image_path" in row:
-        named = relative(root, row["image_path"], "image_path")
-    else:
-        name = relative(root, row["image_name"], "image_name")
-        named = relative(root, row["task"], "task") / f"{split}_images" / name
-    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    named, mask = _named(root, row, split)
     image_path, mask_path = image_and_mask(root, named, mask)
     folder_split = split_of_folder(named)
     if file.split and folder_split not in ("", file.split):
@@ -281,10 +300,23 @@ def _record(
         position=row.get("position", ""),
         modality=row.get("modality") or task or None,
         split=split or folder_split,
-        group=group_of_columns(row, group_columns)
+        group=same_name(group_of_columns(row, group_columns))
         or group_of_name(task, PurePosixPath(image_path.name)),
         task=task,
     )
+
+
+def _named(
+    root: Path, row: dict[str, str], split: str
+) -> tuple[PurePosixPath, PurePosixPath | None]:
+    """What a row names as its image, and its mask if it names that too."""
+    if "image_path" in row:
+        named = relative(root, row["image_path"], "image_path")
+    else:
+        name = relative(root, row.get("image_name", ""), "image_name")
+        named = relative(root, row.get("task", ""), "task") / f"{split}_images" / name
+    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    return named, mask
 
 
 def _bad_row(root: Path, row_id: str, file: _File, row: dict[str, str], reason: str) -> BadRow:
