@@ -38,6 +38,8 @@ from prs_med.data.groups import (
 )
 from prs_med.data.paths import (
     image_and_mask,
+    image_named,
+    image_of,
     names_a_file,
     relative,
     split_of_folder,
@@ -45,6 +47,7 @@ from prs_med.data.paths import (
 )
 from prs_med.data.records import DataError, Record
 from prs_med.data.repair import repair
+from prs_med.data.split import image_name
 from prs_med.data.table import Row, Table, read_table
 
 TASKS = (
@@ -75,6 +78,9 @@ class BadRow:
     """Also as far as it can be told."""
     question: str
     answer: str
+    image: str = ""
+    """The image, as :func:`prs_med.data.split.image_name` has it; where it is not there, as it is
+    named; empty where it is not named either."""
 
     @property
     def message(self) -> str:
@@ -303,6 +309,7 @@ def _record(
         group=same_name(group_of_columns(row, group_columns))
         or group_of_name(task, PurePosixPath(image_path.name)),
         task=task,
+        root=root,
     )
 
 
@@ -322,11 +329,15 @@ def _named(
 def _bad_row(root: Path, row_id: str, file: _File, row: dict[str, str], reason: str) -> BadRow:
     """What can be told of a row that is no record; ``row`` is empty if not even its fields were
     read."""
-    split = task = ""
+    split = task = image = ""
     with suppress(DataError):
         task = _task(root, file, row)
         split = split_of(row) or file.split
         if not split and row.get("image_path"):
             split = split_of_folder(relative(root, row["image_path"], "image_path"))
+    with suppress(ValueError):
+        named = _named(root, row, split)
+        image = image_name(root / image_named(*named), root)
+        image = image_name(image_of(root, *named), root)
     texts = (row.get("question", ""), row.get("answer", ""))
-    return BadRow(row_id, reason, split, row.get("modality") or task, *texts)
+    return BadRow(row_id, reason, split, row.get("modality") or task, *texts, image)

@@ -62,7 +62,7 @@ def evaluate_split(settings: EvaluationSettings) -> None:
 
     rank = this_process()
     answerer = Answerer.load(settings)
-    opened = open_split(settings, answerer.settings, settings.strict)
+    opened = open_split(settings, answerer.settings, settings.strict, answerer.split)
     result = evaluate(answerer, opened, settings, rank)
     if result is None:
         return

@@ -47,7 +47,8 @@ def run(settings: InferenceSettings) -> None:
     if rank.index == 0 and (output / RESULTS).exists():
         raise SettingError(f"--output_dir {output} already holds results: give another folder")
     answerer = Answerer.load(settings)
-    rows = infer(answerer, open_asked(settings, answerer.settings), settings, rank)
+    opened = open_asked(settings, answerer.settings, answerer.split)
+    rows = infer(answerer, opened, settings, rank)
     if rows is None:
         return
     if settings.image:

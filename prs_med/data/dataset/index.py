@@ -90,9 +90,11 @@ class DatasetIndex:
     built_from: str
     """SHA-256 of the inputs and settings it was built from."""
     held_out: str = ""
-    """How validation images were chosen, if no row was labelled so."""
+    """How images were held out for validation and test, if no row was labelled so."""
     duplicates: list[str] = field(default_factory=list)
     """Images and masks that are in several splits, if that was allowed."""
+    shared_groups: str = ""
+    """How many patients are in several splits, if any are, as labelled."""
 
     def dumps(self) -> str:
         """The text of ``dataset.json``."""
@@ -140,6 +142,17 @@ def read_index(store: Store) -> OpenedIndex:
     return OpenedIndex(parse_index(text, where), hashlib.sha256(text).hexdigest())
 
 
+def orphans(store: Store, index: DatasetIndex) -> list[str]:
+    """The Parquet files in a store that the dataset there does not name. Programs that take all
+    Parquet files of a folder, as ``load_dataset`` does, read them all the same.
+
+    Raises:
+        StorageError: the store cannot be listed.
+    """
+    named = {shard.name for split in index.splits.values() for shard in split.shards}
+    return [name for name in store.names() if name.endswith(".parquet") and name not in named]
+
+
 def parse_index(text: bytes, where: str) -> DatasetIndex:
     """The index that the text of a ``dataset.json`` describes.
 
@@ -158,6 +171,8 @@ def parse_index(text: bytes, where: str) -> DatasetIndex:
             built_from=loaded["built_from"],
             held_out=loaded["held_out"],
             duplicates=loaded["duplicates"],
+            # Datasets of earlier versions do not say.
+            shared_groups=str(loaded.get("shared_groups", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
