@@ -174,6 +174,16 @@ def test_shards_that_are_cut_or_gone_are_found(program, dataset: Path, capsys) -
     assert f"{second}: no such file" in shown
 
 
+def test_shards_beside_the_dataset_are_found(program, dataset: Path, capsys) -> None:
+    """As an upload over an older dataset leaves them."""
+    first = sorted((dataset / "data").glob("train-*.parquet"))[0]
+    shutil.copy(first, dataset / "data" / "train-00099-0123456789ab.parquet")
+    assert program("check", "--data", dataset) == 1
+    shown = capsys.readouterr().out
+    assert "1 Parquet files are not in dataset.json" in shown
+    assert f"{dataset / 'data' / 'train-00099-0123456789ab.parquet'}: remove it" in shown
+
+
 def test_scans_without_labels_give_a_test_split(
     program, made: Path, tmp_path: Path, capsys
 ) -> None:

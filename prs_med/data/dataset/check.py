@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from prs_med.data.answer_position import parse_position
 from prs_med.data.dataset.checksums import matches
-from prs_med.data.dataset.index import Shard, read_index
+from prs_med.data.dataset.index import DatasetIndex, Shard, orphans, read_index
 from prs_med.data.dataset.places import Place, RowGroupPlaces
 from prs_med.data.dataset.row_groups import RowGroup, decoded_row_group
 from prs_med.data.dataset.shard_footer import parse_footer
@@ -28,6 +28,7 @@ _SHOWN = 5
 
 ERRORS = {
     "shard": "shards are missing or damaged",
+    "orphan": "Parquet files are not in dataset.json, and load_dataset reads them all the same",
     "image": "images cannot be decoded",
     "mask": "masks cannot be decoded",
     "size": "images differ in size from a mask, or from the size stored",
@@ -39,6 +40,7 @@ ERRORS = {
 NOTES = {
     "empty mask": "masks are empty",
     "answer without zone": "answers name no zone, or several",
+    "unlisted": "folders cannot be listed, so that files beside the dataset were not seen",
 }
 
 
@@ -50,7 +52,7 @@ class Finding:
     """A key of :data:`ERRORS` or :data:`NOTES`."""
     split: str
     row_id: str
-    """Row that the question was built from; empty for a shard."""
+    """Row that the question was built from; empty for a file."""
     where: str
     """Shard, row group and row."""
     message: str
@@ -108,7 +110,7 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
         DataError: there is no dataset, or its ``dataset.json`` cannot be read.
     """
     index = read_index(store).index
-    found: list[Finding] = []
+    found = _beside(store, index)
     images = questions = 0
     places: dict[tuple[str, str], dict[str, str]] = {}
     total = sum(split.rows for split in index.splits.values())
@@ -130,6 +132,19 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
                     bar.update(group.rows)
     found += _duplicates(places)
     return Findings(images, questions, found)
+
+
+def _beside(store: Store, index: DatasetIndex) -> list[Finding]:
+    """Files that are there but not part of the dataset."""
+    try:
+        names = orphans(store, index)
+    except StorageError as error:
+        # A bucket may let everyone read and nobody list.
+        return [Finding("unlisted", "", "", store.uri, str(error))]
+    return [
+        Finding("orphan", "", "", store.where(name), "remove it, or run the same build again")
+        for name in names
+    ]
 
 
 def _row_groups(
