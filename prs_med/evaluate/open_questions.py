@@ -124,13 +124,14 @@ def _annotated(
     settings: AskedSettings, trained_with: Settings, strict: bool, trained: StoredSplit | None
 ) -> OpenedQuestions:
     root = Path(settings.data_root or "")
-    # As training read them, if the rows are to be divided as it did.
-    as_trained = trained is None and settings.split != "test"
+    # As training read them, unless they may be other data.
+    held_out = trained is not None and settings.split in trained.held_out
+    as_trained = settings.split != "test" or held_out
     annotations = read_annotations(
         root,
         annotation_paths(settings.ann_paths),
         "error" if strict else "skip",
-        trained_with.group_column if settings.split != "test" else None,
+        trained_with.group_column if as_trained else None,
         tasks_in(trained_with.tasks) if as_trained else None,
         need_answers=False,
     )
@@ -151,7 +152,8 @@ def _annotated(
     if not records and not bad_rows:
         of_tasks = f" and of --tasks {settings.tasks}" if wanted is not None else ""
         raise DataError(
-            f"--split {settings.split}: no row of {settings.data_root} is labelled so{of_tasks}"
+            f"--split {settings.split}: no row of {settings.data_root} is labelled so{of_tasks}, "
+            "and training held out none for it (--val_fraction, --test_fraction)"
         )
     questions = AnnotatedQuestions(records, bad_rows, root)
     return OpenedQuestions(questions, str(root), identity_of([*records, *bad_rows]))

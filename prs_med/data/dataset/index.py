@@ -118,7 +118,8 @@ class OpenedIndex:
         found = self.index.splits.get(name)
         if found is None:
             raise DataError(
-                f"the dataset has no split {name!r}; it has {', '.join(self.index.splits)}"
+                f"the dataset has no split {name!r}; it has {', '.join(self.index.splits)}; label "
+                "rows, or hold out images when it is built (--val_fraction, --test_fraction)"
             )
         return found
 
