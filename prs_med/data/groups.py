@@ -61,11 +61,11 @@ def same_name(text: str) -> str:
     Returns:
         Empty if the value says that there is none, such as ``nan``.
     """
+    visible = "".join(char for char in text if unicodedata.category(char) != "Cf")
     # Twice: compatibility forms may fold to letters that have other forms themselves.
     for _ in range(2):
-        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", text).casefold())
-    visible = (char for char in text if unicodedata.category(char) != "Cf")
-    name = " ".join("".join(visible).split())
+        visible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", visible).casefold())
+    name = " ".join(visible.split())
     if name in _MISSING:
         return ""
     number = _WHOLE_NUMBER.fullmatch(name)

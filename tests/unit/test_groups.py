@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prs_med.data.groups import same_name
@@ -41,6 +41,7 @@ def groups(root: Path, header: str, *values: str, column: str | None = None) -> 
         ),
         ("0", ["0.0", "000", "0."]),
         ("p-7a", ["P-7A", " p-7a\t", "P\u00ad-7a"]),
+        ("\u00e4", ["a\u200b\u0308", "A\u0308"]),
         ("müller", ["MÜLLER", "mu\u0308ller", " Müller"]),
         ("li wei", ["Li  Wei", "LI\u00a0WEI"]),
         ("", ["nan", "NaN", "None", "NULL", "n/a", "<NA>", "  "]),
@@ -61,6 +62,7 @@ def test_what_may_be_two_patients_stays_two(one: str, other: str) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_the_common_form_is_one_of_its_own_spellings(text: str) -> None:
     name = same_name(text)
     assert same_name(name) == name
@@ -70,6 +72,7 @@ def test_the_common_form_is_one_of_its_own_spellings(text: str) -> None:
 
 
 @given(st.integers(0, 10**18), st.sampled_from(["{}", "{}.0", "00{}", " {} ", "{}.", "{},0"]))
+@settings(deadline=None)
 def test_whole_numbers_are_one_name_however_tables_write_them(number: int, form: str) -> None:
     assert same_name(form.format(number)) == str(number)
 
