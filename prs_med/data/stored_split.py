@@ -190,6 +190,16 @@ class StoredSplit:
         notes += self._known_groups(chosen, split)
         return ReadBack(chosen, notes)
 
+    def seen_of(self, other: StoredSplit) -> list[str]:
+        """A sentence for each split that another training holds out and this one trained on."""
+        seen = {name: self._trained_on(other, name) for name in ("val", "test")}
+        return [
+            f"{_images(count)} of split {name} here were training images there, so scores on them "
+            "are too good"
+            for name, count in seen.items()
+            if count
+        ]
+
     def refuse_trained(self, other: StoredSplit, split: str, where: str) -> None:
         """Refuse a split of a dataset that holds images which were trained on.
 
@@ -201,15 +211,21 @@ class StoredSplit:
         Raises:
             DataError: with their number.
         """
-        asked = [digest for digest, name in other.images.items() if name == split]
-        trained = sum(
-            self._split_of(digest, other.contents.get(digest)) == "train" for digest in asked
-        )
-        if trained and split != "train":
+        trained = 0 if split == "train" else self._trained_on(other, split)
+        if trained:
+            asked = sum(name == split for name in other.images.values())
             raise DataError(
-                f"--split {split}: {trained} of the {len(asked)} images in {where} were training "
+                f"--split {split}: {trained} of the {asked} images in {where} were training "
                 "images of this checkpoint; evaluate it on the data that it was trained with"
             )
+
+    def _trained_on(self, other: StoredSplit, split: str) -> int:
+        """How many images of a split of other data were training images here."""
+        return sum(
+            self._split_of(digest, other.contents.get(digest)) == "train"
+            for digest, name in other.images.items()
+            if name == split
+        )
 
     @cached_property
     def _by_content(self) -> dict[str, str]:

@@ -359,6 +359,8 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
         split = _stored_split(splits, settings) if rank.index == 0 else None
     if split is not None and rank.index == 0:
         (save_dir / SPLIT).write_bytes(split)
+        if settings.init_from:
+            _compare_splits(Path(settings.init_from), split, say)
     set_matrix_products(settings)
     modalities = initial_modalities(settings, data.modalities)
     mllm = initial_mllm(settings, layout)
@@ -449,6 +451,16 @@ def _stored_split(splits: Splits, settings: Settings) -> bytes:
     rows = {r.image_path: r.row_id for r in records} if settings.verify_files else {}
     contents = content_digests(rows, settings.num_workers, show_progress=True)
     return StoredSplit.of(splits, contents).dumps()
+
+
+def _compare_splits(init_from: Path, split: bytes, say: Callable[[str], None]) -> None:
+    """Say so if the weights to go on from have seen images that are held out here."""
+    before = init_from / SPLIT
+    if not before.exists():
+        return
+    seen = StoredSplit.parse(before.read_bytes(), str(before))
+    for line in seen.seen_of(StoredSplit.parse(split, SPLIT)):
+        say(f"WARNING: --init_from {init_from}: {line}")
 
 
 def _speaker(rank: Rank) -> Callable[[str], None]:

@@ -232,6 +232,21 @@ def test_a_dataset_with_training_images_in_the_split_is_refused(root: Path) -> N
         kept.refuse_trained(elsewhere, "val", "sets/c")
 
 
+def test_what_the_weights_to_go_on_from_have_seen_is_counted(root: Path) -> None:
+    records = records_of(root)
+    digests = content_digests(rows_of(root), 1, show_progress=False)
+    before, here = (
+        StoredSplit.of(split_records(records, 0.2, 0, fold=(number, 4)), digests)
+        for number in (1, 2)
+    )
+    held_out = sum(name == "val" for name in here.images.values())
+    assert before.seen_of(before) == []
+    assert before.seen_of(here) == [
+        f"{held_out} images of split val here were training images there, so scores on them are "
+        "too good"
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
