@@ -40,12 +40,10 @@ class Splits:
 
     @property
     def shared_groups_text(self) -> str:
-        """How many patients or studies are in several splits, of how many, and in which."""
-        return shared_groups_text(
-            (record.group, name)
-            for name in ("train", "val", "test")
-            for record in getattr(self, name)
-        )
+        """How many patients or studies the data's own labels put into several splits, of how many,
+        and into which."""
+        records = (record for part in (self.train, self.val, self.test) for record in part)
+        return shared_groups_text((record.group, label_of(record)) for record in records)
 
 
 def divide(records: Sequence[Record], settings: RowSettings, seed: int) -> Splits:

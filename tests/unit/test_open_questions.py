@@ -194,6 +194,6 @@ def test_patients_in_several_labelled_splits_are_counted(
     asked(root, settings, None, "test")
     assert said.messages == [
         "--split test: 4 of 4 patients or studies are by their names in other splits of the "
-        "training, too (train: 4)",
+        "training, too (train: 3, val: 1)",
         splits.shared_groups_text,
     ]
