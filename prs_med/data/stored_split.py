@@ -28,7 +28,7 @@ from prs_med.data.columns import SPLITS
 from prs_med.data.contents import content_digest
 from prs_med.data.records import DataError, Record
 from prs_med.data.split import Splits, image_names, label_of
-from prs_med.storage.store import MissingFileError, Store
+from prs_med.storage.store import Store
 
 NAME = "split.json"
 FORMAT = 1
@@ -316,16 +316,22 @@ class StoredSplit:
         ]
 
 
-def read_split(store: Store) -> bytes | None:
+def read_split(store: Store, sha256: str) -> bytes | None:
     """The content of a dataset's ``split.json``; None in datasets of earlier versions.
 
+    Args:
+        sha256: its SHA-256 as ``dataset.json`` has it; empty if the dataset has none.
+
     Raises:
+        DataError: it is another file.
         StorageError: it cannot be read.
     """
-    try:
-        return store.read(NAME)
-    except MissingFileError:
+    if not sha256:
         return None
+    content = store.read(NAME)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"{store.where(NAME)}: is not the file that dataset.json was written with")
+    return content
 
 
 def _digest(kind: str, name: str) -> str:

@@ -109,7 +109,7 @@ def _stored(settings: AskedSettings, trained: StoredSplit | None) -> OpenedQuest
     store = open_store(settings.data or "")
     opened = read_index(store)
     split = opened.split(settings.split)
-    content = None if trained is None else read_split(store)
+    content = read_split(store, opened.index.split_sha256) if trained is not None else None
     if trained is not None and content is not None:
         there = StoredSplit.parse(content, store.where("split.json"))
         trained.refuse_trained(there, settings.split, store.uri)

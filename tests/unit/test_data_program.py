@@ -184,6 +184,14 @@ def test_shards_beside_the_dataset_are_found(program, dataset: Path, capsys) -> 
     assert f"{dataset / 'data' / 'train-00099-0123456789ab.parquet'}: remove it" in shown
 
 
+def test_a_damaged_split_file_is_found(program, dataset: Path, capsys) -> None:
+    (dataset / "split.json").write_bytes(b"{}")
+    assert program("check", "--data", dataset) == 1
+    assert "1 split.json is missing or damaged" in capsys.readouterr().out
+    (dataset / "split.json").unlink()
+    assert program("check", "--data", dataset) == 1
+
+
 def test_scans_without_labels_give_a_test_split(
     program, made: Path, tmp_path: Path, capsys
 ) -> None:

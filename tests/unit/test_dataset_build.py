@@ -24,6 +24,7 @@ from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
+from prs_med.data.stored_split import read_split
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
@@ -382,6 +383,19 @@ def test_empty_masks_are_no_duplicates_and_have_no_zone(copied: Path, tmp_path: 
 def test_the_index_reads_back(root: Path, tmp_path: Path) -> None:
     index = built(root, tmp_path).index
     assert parse_index(index.dumps().encode(), "x") == index
+
+
+def test_a_dataset_of_an_earlier_version_is_read(root: Path, tmp_path: Path) -> None:
+    """It has no split.json, and its dataset.json says nothing of patients."""
+    index = built(root, tmp_path).index
+    older = replace(index, shared_groups="", split_sha256="")
+    new = ("shared_groups", "split_sha256")
+    assert parse_index(edited(index, lambda d: [d.pop(name) for name in new]), "x") == older
+    assert read_split(DirectoryStore(tmp_path / "nowhere"), older.split_sha256) is None
+    assert read_split(DirectoryStore(tmp_path), index.split_sha256) is not None
+    (tmp_path / "split.json").write_bytes(b"{}")
+    with pytest.raises(DataError, match=r"split\.json: is not the file that dataset\.json"):
+        read_split(DirectoryStore(tmp_path), index.split_sha256)
 
 
 def edited(index: DatasetIndex, change) -> bytes:

@@ -128,12 +128,14 @@ def build(
             f"{len(duplicates)} images or masks are in several splits: {shown}. Correct the "
             "splits, or build again with --allow_duplicates: what is written is kept"
         )
+    split = StoredSplit.of(splits, digests).dumps()
     result = DatasetIndex(
         splits=_splits(plans, by_name),
         built_from=built_from,
         held_out=held_out,
         duplicates=duplicates,
         shared_groups=splits.shared_groups_text,
+        split_sha256=hashlib.sha256(split).hexdigest(),
     )
     if not result.splits:
         raise DataError(f"no usable row, the first of {len(bad_rows)} bad ones: {bad_rows[0]}")
@@ -141,7 +143,7 @@ def build(
         _remove_orphans(store, read_index(store).index)
         raise DataError(f"{store.uri}: another build has written dataset.json there meanwhile")
     removed = _remove_orphans(store, result)
-    store.write(stored_split.NAME, StoredSplit.of(splits, digests).dumps())
+    store.write(stored_split.NAME, split)
     store.write(index.NAME, result.dumps().encode())
     _clear(store)
     return Built(result, sum(new for _, _, new in reports), bad_rows, removed)

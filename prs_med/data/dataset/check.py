@@ -22,6 +22,7 @@ from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.images import decode_image, decode_mask
 from prs_med.data.position import Position, position_of
 from prs_med.data.records import DataError
+from prs_med.data.stored_split import read_split
 from prs_med.storage.store import StorageError, Store
 
 _SHOWN = 5
@@ -29,6 +30,7 @@ _SHOWN = 5
 ERRORS = {
     "shard": "shards are missing or damaged",
     "orphan": "Parquet files are not in dataset.json, and load_dataset reads them all the same",
+    "split": "split.json is missing or damaged",
     "image": "images cannot be decoded",
     "mask": "masks cannot be decoded",
     "size": "images differ in size from a mask, or from the size stored",
@@ -110,7 +112,7 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
         DataError: there is no dataset, or its ``dataset.json`` cannot be read.
     """
     index = read_index(store).index
-    found = _beside(store, index)
+    found = [*_split_file(store, index), *_beside(store, index)]
     images = questions = 0
     places: dict[tuple[str, str], dict[str, str]] = {}
     total = sum(split.rows for split in index.splits.values())
@@ -132,6 +134,14 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
                     bar.update(group.rows)
     found += _duplicates(places)
     return Findings(images, questions, found)
+
+
+def _split_file(store: Store, index: DatasetIndex) -> list[Finding]:
+    try:
+        read_split(store, index.split_sha256)
+    except (DataError, StorageError) as error:
+        return [Finding("split", "", "", store.where("split.json"), str(error))]
+    return []
 
 
 def _beside(store: Store, index: DatasetIndex) -> list[Finding]:

@@ -95,6 +95,8 @@ class DatasetIndex:
     """Images and masks that are in several splits, if that was allowed."""
     shared_groups: str = ""
     """How many patients are in several splits, if any are, as labelled."""
+    split_sha256: str = ""
+    """SHA-256 of ``split.json`` (:mod:`prs_med.data.stored_split`); empty where there is none."""
 
     def dumps(self) -> str:
         """The text of ``dataset.json``."""
@@ -174,6 +176,7 @@ def parse_index(text: bytes, where: str) -> DatasetIndex:
             duplicates=loaded["duplicates"],
             # Datasets of earlier versions do not say.
             shared_groups=str(loaded.get("shared_groups", "")),
+            split_sha256=str(loaded.get("split_sha256", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):

@@ -80,7 +80,7 @@ class StreamedData:
         """How images were held out when the dataset was built; empty if by label."""
         self.shared_groups = self._opened.index.shared_groups
         """How many patients are in several of its splits; empty if none are."""
-        self.split = read_split(store)
+        self.split = read_split(store, self._opened.index.split_sha256)
         """The content of its ``split.json``; None in datasets of earlier versions."""
         self.longest_text = max(split.longest_text for split in (train, val) if split)
 
