@@ -29,10 +29,25 @@ from prs_med.data.columns import (
     plain_name,
     split_of,
 )
-from prs_med.data.groups import GROUP_COLUMNS, group_of_columns, group_of_name
-from prs_med.data.paths import image_and_mask, names_a_file, relative, split_of_folder, task_of
+from prs_med.data.groups import (
+    GROUP_COLUMNS,
+    check_one_group,
+    group_of_columns,
+    group_of_name,
+    same_name,
+)
+from prs_med.data.paths import (
+    image_and_mask,
+    image_named,
+    image_of,
+    names_a_file,
+    relative,
+    split_of_folder,
+    task_of,
+)
 from prs_med.data.records import DataError, Record
 from prs_med.data.repair import repair
+from prs_med.data.split import image_name
 from prs_med.data.table import Row, Table, read_table
 
 TASKS = (
@@ -64,11 +79,14 @@ class BadRow:
     question: str
     answer: str
     group: str = ""
-    """Its patient or study, as far as a column tells."""
+    """Its patient or study, as far as a column or the image's name tells."""
     task: str = ""
     """Also as far as it can be told."""
     answer_lost: bool = False
     """Whether the file has answers, but that of this row cannot be told."""
+    image: str = ""
+    """The image, as :func:`prs_med.data.split.image_name` has it; where it is not there, as it is
+    named; empty where it is not named either."""
 
     @property
     def message(self) -> str:
@@ -123,15 +141,20 @@ def read_annotations(
 
     Raises:
         DataError: no annotation file, a file that is not a CSV file with the columns needed, two
-            files of one name, a group column or a task that no file has, a bad row under
-            ``error``, or no usable row at all.
+            files of one name, a group column or a task that no file has, two columns that name
+            the patient and differ, a bad row under ``error``, or no usable row at all.
     """
     root = data_root.resolve()
     files = [_file(path, need_answers) for path in _paths(root, ann_paths)]
     names = ", ".join(file.table.name for file in files)
     group_columns = _group_columns(files, group_column, names)
+    likely = None
     if group_column is None and likely_group_column:
-        group_columns = [plain_name(likely_group_column), *group_columns]
+        likely = plain_name(likely_group_column)
+        group_columns = [likely, *group_columns]
+    for file in files:
+        # Where it is there, others may say what they will, as if it had been named.
+        file.check_one_group([likely] if likely in file.columns else group_columns)
     records: list[Record] = []
     skipped: list[BadRow] = []
     repaired_rows: list[str] = []
@@ -192,6 +215,16 @@ class _File:
     split: str
     """The split that its name tells; empty if it does not, or if its rows name theirs."""
     tight: bool
+
+    def check_one_group(self, group_columns: Sequence[str]) -> None:
+        """See :func:`prs_med.data.groups.check_one_group`."""
+        header = self.table.header.fields
+        whole = (row for row in self.table.rows if len(row.fields) == len(header))
+        try:
+            rows = ((row.line, row.fields) for row in whole)
+            check_one_group(header, self.columns, rows, group_columns)
+        except DataError as error:
+            raise DataError(f"{self.table.name}:{error}") from None
 
     def values(self, root: Path, row: Row) -> tuple[dict[str, str], str]:
         """The values of a row by column, and if it was repaired what was read instead."""
@@ -283,12 +316,7 @@ def _record(
         if not row[column]:
             raise DataError(f"the {column} is empty")
     split = split_of(row) or file.split
-    if "image_path" in row:
-        named = relative(root, row["image_path"], "image_path")
-    else:
-        name = relative(root, row["image_name"], "image_name")
-        named = relative(root, row["task"], "task") / f"{split}_images" / name
-    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    named, mask = _named(root, row, split)
     image_path, mask_path = image_and_mask(root, named, mask)
     folder_split = split_of_folder(named)
     if file.split and folder_split not in ("", file.split):
@@ -305,10 +333,24 @@ def _record(
         position=row.get("position", ""),
         modality=row.get("modality") or task or None,
         split=split or folder_split,
-        group=group_of_columns(row, group_columns)
+        group=same_name(group_of_columns(row, group_columns))
         or group_of_name(task, PurePosixPath(image_path.name)),
         task=task,
+        root=root,
     )
+
+
+def _named(
+    root: Path, row: dict[str, str], split: str
+) -> tuple[PurePosixPath, PurePosixPath | None]:
+    """What a row names as its image, and its mask if it names that too."""
+    if "image_path" in row:
+        named = relative(root, row["image_path"], "image_path")
+    else:
+        name = relative(root, row.get("image_name", ""), "image_name")
+        named = relative(root, row.get("task", ""), "task") / f"{split}_images" / name
+    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    return named, mask
 
 
 def _bad_row(
@@ -321,12 +363,16 @@ def _bad_row(
 ) -> BadRow:
     """What can be told of a row that is no record; ``row`` is empty if not even its fields were
     read."""
-    split = task = ""
+    split = task = image = ""
     with suppress(DataError):
         task = _task(root, file, row)
         split = split_of(row) or file.split
         if not split and row.get("image_path"):
             split = split_of_folder(relative(root, row["image_path"], "image_path"))
+    with suppress(ValueError):
+        named = _named(root, row, split)
+        image = image_name(root / image_named(*named), root)
+        image = image_name(image_of(root, *named), root)
     return BadRow(
         row_id,
         reason,
@@ -334,7 +380,9 @@ def _bad_row(
         row.get("modality") or task,
         row.get("question", ""),
         row.get("answer", ""),
-        group=group_of_columns(row, group_columns),
+        group=same_name(group_of_columns(row, group_columns))
+        or group_of_name(task, PurePosixPath(image)),
         task=task,
         answer_lost=not row and "answer" in file.columns,
+        image=image,
     )

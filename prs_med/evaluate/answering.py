@@ -58,6 +58,8 @@ class Answerer:
         """Answer with ``model``, on a GPU if there is one."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = model.settings
+        self.split = model.split
+        """The content of ``split.json`` beside the weights; None where there is none."""
         self._mllm = model.mllm.to(self.device)
         self._segmentation = model.segmentation.to(self.device)
         self._tokenizer = load_tokenizer(model.layout)

@@ -20,6 +20,7 @@ from prs_med.data.listed import ListedQuestion
 from prs_med.data.paths import image_of, mask_of
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import BadRow
+from prs_med.data.split import image_name
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.store import Store
 
@@ -99,7 +100,7 @@ class AnnotatedQuestions:
             text=record.question,
             answer=record.answer or None,
             modality=record.modality,
-            group=record.group or image,
+            group=record.group or image_name(record.image_path, self._root),
             mask=self._named(record.mask_path),
         )
 
@@ -133,7 +134,7 @@ class AnnotatedQuestions:
             text=row.question,
             answer=row.answer or None,
             modality=row.modality or None,
-            group=row.group or row.row_id,
+            group=row.group or row.image or row.row_id,
             answer_lost=row.answer_lost,
         )
 

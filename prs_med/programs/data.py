@@ -52,24 +52,18 @@ def main(argv: Sequence[str]) -> int:
 def run_build(settings: BuildSettings) -> int:
     """``build``."""
     from prs_med.data.dataset.build import Layout, build
-    from prs_med.data.rows import annotation_paths, tasks_in
-    from prs_med.data.sources import read_annotations
-    from prs_med.data.split import held_out_text, split_records
+    from prs_med.data.rows import divide_usable, read_records
     from prs_med.storage.location import open_store
 
-    annotations = read_annotations(
-        Path(settings.data_root),
-        annotation_paths(settings.ann_paths),
-        settings.on_bad_rows,
-        settings.group_column,
-        tasks_in(settings.tasks),
+    annotations = read_records(settings)
+    splits, unusable = divide_usable(
+        annotations.records, settings, settings.seed, settings.num_workers, show_progress=True
     )
-    splits = split_records(annotations.records, settings.val_fraction, settings.seed)
     _list("rows with commas outside quotes were repaired", annotations.repaired_rows)
-    _list("patients or studies are in several splits, as labelled", splits.shared_groups)
-    held_out = held_out_text(settings.val_fraction) if splits.held_out else ""
-    if held_out:
-        print(held_out)
+    if splits.shared_groups:
+        print("\n  ".join([f"{splits.shared_groups_text}:", *splits.shared_groups]))
+    if splits.how:
+        print(splits.how)
     built = build(
         splits,
         Path(settings.data_root),
@@ -80,14 +74,16 @@ def run_build(settings: BuildSettings) -> int:
             shuffle=settings.shuffle,
             seed=settings.seed,
         ),
-        held_out=held_out,
+        held_out=splits.how,
         skip_bad_rows=settings.on_bad_rows == "skip",
         allow_duplicates=settings.allow_duplicates,
         workers=settings.num_workers,
         show_progress=True,
     )
-    _list("bad rows were skipped", [*annotations.bad_rows, *built.bad_rows])
+    _list("bad rows were skipped", [*annotations.bad_rows, *unusable, *built.bad_rows])
     _list("images or masks are in several splits", built.index.duplicates)
+    if built.removed:
+        print(f"{built.removed} shards of an earlier build that was not finished were removed")
     for name, split in built.index.splits.items():
         print(f"{name}: {split.rows} images, {split.targets} questions, {len(split.shards)} shards")
     state = f"{built.written} shards written" if built.written else "there already"

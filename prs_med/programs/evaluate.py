@@ -67,7 +67,7 @@ def evaluate_split(settings: EvaluationSettings) -> None:
     check_unclaimed("output_dir", output, checkpoint, RESULTS, overwrite=settings.overwrite)
     rank = this_process()
     answerer = Answerer.load(settings)
-    opened = open_split(settings, answerer.settings, settings.strict)
+    opened = open_split(settings, answerer.settings, settings.strict, answerer.split)
     maker = made_by("eval", answerer, opened, settings)
     claim_folder("output_dir", output, maker, RESULTS, overwrite=settings.overwrite)
     result = evaluate(answerer, opened, settings, rank)

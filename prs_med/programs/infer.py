@@ -51,7 +51,7 @@ def run(settings: InferenceSettings) -> None:
             f"--output_dir {output}, {maker}, already holds results: give another folder"
         )
     answerer = Answerer.load(settings)
-    opened = open_asked(settings, answerer.settings)
+    opened = open_asked(settings, answerer.settings, answerer.split)
     claim_folder("output_dir", output, made_by("infer", answerer, opened, settings), WRITTEN)
     rows = infer(answerer, opened, settings, rank)
     if rows is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,6 +201,42 @@ def test_shards_that_are_cut_or_gone_are_found(program, dataset: Path, capsys) -
     assert f"{second}: no such file" in shown
 
 
+def test_shards_beside_the_dataset_are_found(program, dataset: Path, capsys) -> None:
+    """As an upload over an older dataset leaves them."""
+    first = sorted((dataset / "data").glob("train-*.parquet"))[0]
+    shutil.copy(first, dataset / "data" / "train-00099-0123456789ab.parquet")
+    assert program("check", "--data", dataset) == 1
+    shown = capsys.readouterr().out
+    assert "1 Parquet files are not in dataset.json" in shown
+    assert f"{dataset / 'data' / 'train-00099-0123456789ab.parquet'}: remove it" in shown
+
+
+def test_a_damaged_split_file_is_found(program, dataset: Path, capsys) -> None:
+    (dataset / "split.json").write_bytes(b"{}")
+    assert program("check", "--data", dataset) == 1
+    assert "1 split.json is missing or damaged" in capsys.readouterr().out
+    (dataset / "split.json").unlink()
+    assert program("check", "--data", dataset) == 1
+
+
+def test_scans_without_labels_give_a_test_split(
+    program, made: Path, tmp_path: Path, capsys
+) -> None:
+    """The last step of the quick start, for data of which all is labelled train."""
+    root = Path(shutil.copytree(made / "root", tmp_path / "root"))
+    for table in (root / "annotations").glob("*.csv"):
+        text = table.read_text(encoding="utf-8")
+        table.write_text(re.sub(r",(train|val|test)$", ",train", text, flags=re.M))
+    build = ("build", "--data_root", root, "--test_fraction", 0.2, "--val_fraction", 0.1)
+    assert program(*build, "--output", tmp_path / "set") == 0
+    assert "held out for the test (--test_fraction): 7 of 36 images" in capsys.readouterr().out
+    index = read_index(DirectoryStore(tmp_path / "set")).index
+    assert {name: split.rows for name, split in index.splits.items()} == {
+        "train": 25, "val": 4, "test": 7,
+    }  # fmt: skip
+    assert "7 of 36 images" in index.held_out
+
+
 def test_stats_count_and_show(program, made: Path, tmp_path: Path, capsys) -> None:
     assert program("stats", "--data", made / "set", "--output_dir", tmp_path, "--pictures", 7) == 0
     found = json.loads((tmp_path / "stats.json").read_text(encoding="utf-8"))
@@ -310,6 +347,10 @@ def test_scans_become_a_dataset(program, tmp_path: Path) -> None:
         (["build", "--row_group_mb", "8", "--shard_mb", "4"], "--row_group_mb 8.0: a row group"),
         (["synthesize", "--size", "8", "--output", "x"], "--size 8: allowed is at least 32"),
         (["stats", "--pictures", "-1"], "--pictures -1: allowed is 0 or more"),
+        (["build", "--fold", "6/5"], "--fold 6/5: allowed is NUMBER/PARTS"),
+        (["build", "--fold", "two"], "--fold two: allowed is NUMBER/PARTS"),
+        (["build", "--fold", "1/5", "--val_fraction", "0.2"], "exclude each other"),
+        (["build", "--test_fraction", "1"], "--test_fraction 1.0: allowed is 0 <= value < 1"),
     ],
 )
 def test_mistakes_end_in_one_line(program, capsys, argv: list[str], message: str) -> None:

@@ -149,10 +149,43 @@ def test_a_bad_row_is_of_its_patient(small, tmp_path: Path) -> None:
     root = of_patients(small, tmp_path)
     table = root / "annotations" / "phantom_mri.csv"
     header, *lines = table.read_text().splitlines()
-    bad = "phantom_mri/test_masks/none.png,none.png,Where?,,,test,p1"
+    bad = "phantom_mri/test_masks/none.png,none.png,Where?,,,test, P1"
     table.write_text("\n".join([header, *lines, bad]) + "\n")
     questions = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
     assert questions.question(6).group == "p1"
+
+
+def test_a_bad_row_is_of_the_image_or_patient_that_it_names(small, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small.data, root)
+    whole = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    first = whole.question(0)
+    (root / "annotations" / "more_test.csv").write_text(
+        "image_path,mask_path,task,question,answer,split\n"
+        f"{first.image},{first.mask},phantom,,Top left.,test\n"
+        "breast_tumors/a/none.png,none.png,breast_tumors,Where?,Top left.,test\n"
+        "lung_CT/ID00010637202177584971671_12.png,none.png,lung_CT,Where?,Top left.,test\n"
+    )
+    questions = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    assert len(questions) == len(whole) + 3
+    assert {questions.question(n).group for n in range(len(whole), len(questions))} == {
+        first.group,
+        "breast_tumors/a/none.png",
+        "lung_CT/ID00010637202177584971671",
+    }
+
+
+def test_where_the_column_of_the_training_is_no_other_decides(small, tmp_path: Path) -> None:
+    root = of_patients(small, tmp_path, "who")
+    for table in (root / "annotations").glob("*.csv"):
+        header, *lines = table.read_text().splitlines()
+        named = [f"{line},1,2" for line in lines]
+        table.write_text("\n".join([f"{header},patient_id,subject", *named]) + "\n")
+    settings = EvaluationSettings(data_root=str(root))
+    questions = open_split(settings, Settings(group_column="who"), strict=False).questions
+    assert {questions.question(n).group for n in range(6)} <= {"p0", "p1", "p2"}
+    with pytest.raises(DataError, match="'patient_id' and 'subject' mean the same"):
+        open_split(settings, TRAINED_WITH, strict=False)
 
 
 def test_which_patients_training_held_out_is_not_decided_by_another_column(

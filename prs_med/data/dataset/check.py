@@ -15,7 +15,7 @@ from tqdm import tqdm
 from prs_med.data.answer_position import ENGLISH, parse_position
 from prs_med.data.augment import words_can_be_flipped
 from prs_med.data.dataset.checksums import matches
-from prs_med.data.dataset.index import Shard, read_index
+from prs_med.data.dataset.index import DatasetIndex, Shard, orphans, read_index
 from prs_med.data.dataset.places import Place, RowGroupPlaces
 from prs_med.data.dataset.row_groups import RowGroup, decoded_row_group
 from prs_med.data.dataset.shard_footer import parse_footer
@@ -25,12 +25,15 @@ from prs_med.data.language import is_in_other_language
 from prs_med.data.position import Position, position_of
 from prs_med.data.position_words import PositionWords
 from prs_med.data.records import DataError
+from prs_med.data.stored_split import read_split
 from prs_med.storage.store import StorageError, Store
 
 _SHOWN = 5
 
 ERRORS = {
     "shard": "shards are missing or damaged",
+    "orphan": "Parquet files are not in dataset.json, and load_dataset reads them all the same",
+    "split": "split.json is missing or damaged",
     "image": "images cannot be decoded",
     "mask": "masks cannot be decoded",
     "size": "images differ in size from a mask, or from the size stored",
@@ -45,6 +48,7 @@ NOTES = {
     "other language": "answers are in another language (n/a; --position_words gives its words)",
     "not flipped": "questions have words that --augment_flip does not know: their images are never "
     "flipped",
+    "unlisted": "folders cannot be listed, so that files beside the dataset were not seen",
 }
 
 
@@ -56,7 +60,7 @@ class Finding:
     """A key of :data:`ERRORS` or :data:`NOTES`."""
     split: str
     row_id: str
-    """Row that the question was built from; empty for a shard."""
+    """Row that the question was built from; empty for a file."""
     where: str
     """Shard, row group and row."""
     message: str
@@ -120,7 +124,7 @@ def check(
         DataError: there is no dataset, or its ``dataset.json`` cannot be read.
     """
     index = read_index(store).index
-    found: list[Finding] = []
+    found = [*_split_file(store, index), *_beside(store, index)]
     images = questions = 0
     places: dict[tuple[str, str], dict[str, str]] = {}
     total = sum(split.rows for split in index.splits.values())
@@ -142,6 +146,27 @@ def check(
                     bar.update(group.rows)
     found += _duplicates(places)
     return Findings(images, questions, found)
+
+
+def _split_file(store: Store, index: DatasetIndex) -> list[Finding]:
+    try:
+        read_split(store, index.split_sha256)
+    except (DataError, StorageError) as error:
+        return [Finding("split", "", "", store.where("split.json"), str(error))]
+    return []
+
+
+def _beside(store: Store, index: DatasetIndex) -> list[Finding]:
+    """Files that are there but not part of the dataset."""
+    try:
+        names = orphans(store, index)
+    except StorageError as error:
+        # A bucket may let everyone read and nobody list.
+        return [Finding("unlisted", "", "", store.uri, str(error))]
+    return [
+        Finding("orphan", "", "", store.where(name), "remove it, or run the same build again")
+        for name in names
+    ]
 
 
 def _row_groups(
