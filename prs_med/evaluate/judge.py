@@ -116,12 +116,6 @@ class Judgement:
         """How many replies are neither yes nor no."""
         return self.verdicts.count(None)
 
-    @property
-    def accuracy(self) -> float | None:
-        """Share of yes among all answers, those with an unparsed reply too; None without
-        answers."""
-        return self.yes / len(self.verdicts) if self.verdicts else None
-
 
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 # What may stand before the verdict; "no doubt" is no verdict.
