@@ -30,6 +30,7 @@ from prs_med.evaluate.open_questions import OpenedQuestions, open_split
 from prs_med.evaluate.position_scores import UNCLEAR
 from prs_med.evaluate.questions import AnnotatedQuestions
 from prs_med.evaluate.results_files import read_results
+from prs_med.evaluate.summary import VERSION
 from prs_med.model.prs_med import forward
 from tests.unit.assembled import Assembled, assemble
 from tests.unit.chat_models import TEMPLATE, write_random, write_told
@@ -497,4 +498,4 @@ def test_files_can_be_read_without_this_package(evaluated: Path) -> None:
     table = pq.read_table(evaluated / "per_sample.parquet")
     assert table.num_rows == 6
     assert not [field.name for field in table.schema if str(field.type) == "null"]
-    assert json.loads((evaluated / "metrics.json").read_text())["version"] == 1
+    assert json.loads((evaluated / "metrics.json").read_text())["version"] == VERSION
