@@ -20,7 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["prs_med", "prs_med.*"]),
-    package_data={"prs_med.report": ["templates/*"]},
+    package_data={"prs_med.data": ["words/*.yaml"], "prs_med.report": ["templates/*"]},
     install_requires=[
         "accelerate>=1.10",
         "bitsandbytes>=0.50",

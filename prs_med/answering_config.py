@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prs_med.checked_settings import (
-    SEEDS,
     CheckedSettings,
     SettingError,
     not_negative,
     positive,
+    seed_setting,
     setting,
-    valid_seed,
 )
 from prs_med.config import TRAINED_WEIGHTS
 
@@ -52,7 +51,7 @@ class UsedModelSettings(CheckedSettings):
         lambda v: 0 < v <= 1,
         "0 < value <= 1",
     )
-    seed: int = setting(0, "Seed of drawn tokens and of drawn samples", valid_seed, SEEDS)
+    seed: int = seed_setting("Seed of drawn tokens and of drawn samples")
     fill_holes: bool = setting(False, "Change masks: fill what a mask surrounds")
     largest_component: bool = setting(False, "Change masks: keep only the largest part of each")
     minimum_area: int = setting(
@@ -61,6 +60,9 @@ class UsedModelSettings(CheckedSettings):
     num_workers: int = setting(
         4, "Threads that read, score and draw while the model answers", positive, "1 or more"
     )
+
+
+_OF_ROWS = ("ann_paths", "tasks", "group_column")
 
 
 @dataclass(kw_only=True)
@@ -83,14 +85,24 @@ class AskedSettings(UsedModelSettings):
     tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
     )
+    group_column: str | None = setting(
+        None,
+        "Column that names the patient or study, by which intervals draw (default: that of "
+        "training, a column such as patient_id, else the file names of known datasets)",
+    )
     split: Literal["train", "val", "test"] = setting("test", "Questions to answer, by their split")
+    position_words: str | None = setting(
+        None,
+        "Words for places in other languages than English: de, es, fr, zh, or YAML files, "
+        "separated by commas (default: English alone)",
+    )
     strict: bool = setting(
         False, "Stop at the first row or image that cannot be used; else it is counted and listed"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("ann_paths", "tasks"):
+        for name in _OF_ROWS:
             if self.data and getattr(self, name):
                 raise SettingError(f"--{name} belongs to --data_root: drop it, or --data")
 
@@ -102,6 +114,7 @@ class EvaluationSettings(AskedSettings):
     output_dir: str = setting(
         "runs/evaluation", "Folder for metrics, report, per-sample results and masks"
     )
+    overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         6, "Best, median and worst cases shown in the report, of each", not_negative, "0 or more"
     )
@@ -153,7 +166,7 @@ class InferenceSettings(AskedSettings):
             raise SettingError(f"--question is required: what is asked about --{source}")
         if source not in ("image", "images") and self.question:
             raise SettingError(f"--question belongs to --image: --{source} has its own questions")
-        for name in ("ann_paths", "tasks"):
+        for name in _OF_ROWS:
             if source != "data_root" and getattr(self, name):
                 raise SettingError(f"--{name} belongs to --data_root: drop it, or --{source}")
         if self.data_root and source not in ("csv", "data_root"):
@@ -165,6 +178,7 @@ class ComparisonSettings(CheckedSettings):
     """Comparison: of evaluations, each with the first"""
 
     output_dir: str = setting("runs/comparison", "Folder for the comparison")
+    overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         6, "Cases shown that changed most, for better and for worse", not_negative, "0 or more"
     )

@@ -63,6 +63,11 @@ def not_negative(value: float) -> bool:
     return value >= 0
 
 
+def seed_setting(help_text: str) -> Any:
+    """A field for a seed, from what every library's generator takes; 0 by default."""
+    return setting(0, help_text, lambda value: 0 <= value < 2**32, "0 to 4294967295")
+
+
 def fraction(value: float) -> bool:
     """Less than all."""
     return 0 <= value < 1
@@ -71,14 +76,6 @@ def fraction(value: float) -> bool:
 def share(value: float) -> bool:
     """From none to all."""
     return 0 <= value <= 1
-
-
-def valid_seed(value: int) -> bool:
-    """What all generators of random numbers take: 32 bits."""
-    return 0 <= value < 2**32
-
-
-SEEDS = "0 to 4294967295"
 
 
 def without_none(hint: Any) -> Any:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prs_med.checked_settings import (
-    SEEDS,
     CheckedSettings,
     SettingError,
     fraction,
     not_negative,
     positive,
+    seed_setting,
     setting,
     share,
-    valid_seed,
 )
 
 
@@ -53,6 +52,26 @@ def names_in(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def fold_in(text: str) -> tuple[int, int]:
+    """The numbers of ``2/5``, the second of five parts.
+
+    Raises:
+        ValueError: it is not of this form, or there is no such part.
+    """
+    number, parts = (int(part) for part in text.split("/"))
+    if not 1 <= number <= parts or parts < 2:
+        raise ValueError(text)
+    return number, parts
+
+
+def _is_fold(text: str) -> bool:
+    try:
+        fold_in(text)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(kw_only=True)
 class RowSettings(CheckedSettings):
     """Rows: which rows of which CSV files, and how they are divided"""
@@ -80,10 +99,30 @@ class RowSettings(CheckedSettings):
     )
     val_fraction: float = setting(
         0.1,
-        "Share of training images held out for validation when no row is labelled val",
+        "Share of training images held out for validation, patients as a whole, when no row is "
+        "labelled val",
         fraction,
         "0 <= value < 1",
     )
+    test_fraction: float = setting(
+        0.0,
+        "Share of training images held out for the test, patients as a whole, when no row is "
+        "labelled test",
+        fraction,
+        "0 <= value < 1",
+    )
+    fold: str | None = setting(
+        None,
+        "Instead of VAL_FRACTION: hold out one of several equal parts, patients as a whole, such "
+        "as 2/5, the second of five; the parts of one SEED do not overlap",
+        _is_fold,
+        "NUMBER/PARTS from 1/PARTS to PARTS/PARTS, such as 2/5",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold and self.val_fraction != type(self).val_fraction:
+            raise SettingError("--fold and --val_fraction exclude each other: give one of them")
 
 
 @dataclass(kw_only=True)
@@ -442,7 +481,7 @@ class OptimSettings(CheckedSettings):
     max_bad_steps: int = setting(
         10, "Stop after this many bad steps without a good one", positive, "a positive number"
     )
-    seed: int = setting(0, "Seed of weights, dropout and data order", valid_seed, SEEDS)
+    seed: int = seed_setting("Seed of weights, dropout, data order and of the images held out")
 
 
 @dataclass(kw_only=True)
@@ -525,6 +564,11 @@ class ValidationSettings(CheckedSettings):
         "Of these questions, so many are kept with their pictures in SAVE_DIR/validation (0: none)",
         not_negative,
         "0 or more",
+    )
+    position_words: str | None = setting(
+        None,
+        "Words for places in other languages than English, for the scores of these answers: de, "
+        "es, fr, zh, or YAML files, separated by commas (default: English alone)",
     )
     best_metric: Literal[
         "val_dice",

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prs_med.checked_settings import (
-    SEEDS,
     CheckedSettings,
     SettingError,
     fraction,
     not_negative,
     positive,
+    seed_setting,
     setting,
-    valid_seed,
 )
 from prs_med.config import RowSettings
 
+_POSITION_WORDS = (
+    "Words for places in other languages than English: de, es, fr, zh, or YAML files, separated by "
+    "commas (default: English alone)"
+)
 _WORKERS = "Threads that read and decode"
 
 
@@ -36,7 +39,7 @@ class BuildSettings(RowSettings):
     shuffle: bool = setting(
         True, "Store training images in an order drawn by SEED, so that each read is a mixture"
     )
-    seed: int = setting(0, "Seed of the order and of the images held out", valid_seed, SEEDS)
+    seed: int = seed_setting("Seed of the order and of the images held out")
     row_group_mb: float = setting(
         4.0, "Size in MiB of a row group: what one read fetches", positive, "a positive number"
     )
@@ -63,6 +66,7 @@ class CheckSettings(CheckedSettings):
     output: str | None = setting(
         None, "File for the complete list of findings, one JSON object a line (default: none)"
     )
+    position_words: str | None = setting(None, _POSITION_WORDS)
 
 
 @dataclass(kw_only=True)
@@ -73,9 +77,11 @@ class StatsSettings(CheckedSettings):
         "", "The dataset: a folder or s3://bucket/folder", required=True, positional=True
     )
     output_dir: str = setting("runs/stats", "Folder for stats.json and samples.png")
+    overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         24, "Images on the picture sheet, of each modality alike", not_negative, "0 or more"
     )
+    position_words: str | None = setting(None, _POSITION_WORDS)
 
 
 @dataclass(kw_only=True)
@@ -89,7 +95,7 @@ class SynthesizeSettings(CheckedSettings):
     val: int = setting(60, "Validation images", not_negative, "0 or more")
     test: int = setting(100, "Test images", not_negative, "0 or more")
     size: int = setting(128, "Side of the images in pixels", lambda v: v >= 32, "at least 32")
-    seed: int = setting(0, "Another seed draws other images", valid_seed, SEEDS)
+    seed: int = seed_setting("Another seed draws other images")
 
 
 @dataclass(kw_only=True)
@@ -119,7 +125,7 @@ class AnnotateSettings(CheckedSettings):
         fraction,
         "0 <= value < 1",
     )
-    seed: int = setting(0, "Another seed chooses other words", valid_seed, SEEDS)
+    seed: int = seed_setting("Another seed chooses other words")
     num_workers: int = setting(4, _WORKERS, positive, "a positive number")
 
 

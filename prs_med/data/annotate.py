@@ -176,8 +176,8 @@ def _names(pairs: Sequence[Pair], structure: str | None) -> list[str]:
     for name in sorted(set(names)):
         if not is_readable(name):
             raise DataError(
-                f"structure {name!r}: its words of place hide the position in answers; "
-                "use a name without words such as left, upper or center"
+                f"structure {name!r}: its words hide the position in answers; use a name without "
+                "a place of its own (in the top right), denials (no) and doubts (possible)"
             )
     return names
 

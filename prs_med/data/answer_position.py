@@ -1,54 +1,20 @@
-"""Read the position out of an answer in free text, so that it can be scored."""
+"""Read the position out of an answer in free text, so that it can be scored.
+
+What is understood is a closed list: the words of :mod:`prs_med.data.position_words` in the forms of
+:mod:`prs_med.data.answer_grammar`. An answer that says anything else about a place is unclear, and
+has no zone.
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-_VERTICAL = r"top|upper|bottom|lower"
-_HORIZONTAL = r"left|right"
-_CENTER = r"center|centre|middle|central"
-# Between the two words of a corner: "upper-left", "bottom, left", "at the top and to the left".
-_GAP = r"[\s,/-]+(?:and\s+)?(?:(?:in|on|at|to|towards?)\s+the\s+)?"
+from prs_med.data.answer_grammar import Statement, Token, plain, tokens_of, understand
+from prs_med.data.position_words import PositionWords, packaged_words
 
-ANATOMY = re.compile(
-    rf"\b(?:(?:{_VERTICAL}|{_HORIZONTAL}|{_CENTER})[\s-]+)+"
-    r"(?:lungs?|lobes?|breasts?|kidneys?|hemispheres?|ventricles?|atrium|eye|grade|jaw)\b"
-)
-"""Words of place that belong to the name of a structure ("the left lung", "right upper lobe"): they
-say nothing about where it lies in the image. Texts are in small letters."""
-
-# Anything said about nearness to the centre; these words name no zone.
-_NEARNESS = re.compile(
-    rf"\b(?:(?P<not>not|never)\s+(?:\w+\s+){{0,2}}?)?"
-    rf"(?:(?P<near>near|close\s+to|next\s+to|adjacent\s+to)|(?P<far>(?:away|far|distant)\s+from))"
-    rf"\s+(?:to\s+)?(?:the\s+)?(?:image\s+)?(?:{_CENTER})\b"
-)
-_PREPOSITIONS = r"(?:(?:in|at|on|to|within|inside|of|the)\s+)*"
-_ZONE = re.compile(
-    r"(?P<not>\b(?:not|never|neither|rather\s+than|instead\s+of|outside)\s+"
-    r"(?:(?:located|situated|found|seen|visible|lying|either)\s+)*"
-    rf"{_PREPOSITIONS})?\b(?:"
-    rf"(?P<mixed>(?:{_VERTICAL}|{_HORIZONTAL})[\s-]+(?:{_CENTER})"
-    rf"|(?:{_CENTER})[\s-]+(?:{_VERTICAL}|{_HORIZONTAL}))"
-    rf"|(?P<v1>{_VERTICAL}){_GAP}(?P<h1>{_HORIZONTAL})"
-    rf"|(?P<h2>{_HORIZONTAL}){_GAP}(?P<v2>{_VERTICAL})"
-    rf"|(?P<center>{_CENTER}))\b"
-)
-# "Neither in the top left nor in the center": what follows is denied as well.
-_DENIED_TOO = re.compile(
-    r"(?:\s+(?:corner|quadrant|part|side))?(?:\s+of\s+the\s+\w+)?"
-    rf",?\s*\b(?:n?or)\s+{_PREPOSITIONS}"
-)
-_PLACES = rf"{_VERTICAL}|{_HORIZONTAL}|{_CENTER}"
-# What tells that another finding is spoken of. "The upper third" is a place, "the third" is not.
-_FINDING = re.compile(
-    rf"(?P<place>\b(?:{_PLACES}|one|two)[\s-]+thirds?\b)"
-    r"|\b(?:(?:first|second|third|fourth|fifth|1st|2nd|3rd|4th|5th|last)(?:\s+one)?"
-    r"|one|another(?:\s+one)?|the\s+other(?:\s+one)?)\b"
-)
-_CLAUSE_ENDS = re.compile(r"[.,;:!?\n]+|\b(?:and|while|whereas|but)\b")
+ENGLISH = (packaged_words("en"),)
+"""The tables by which answers are read where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +22,17 @@ class ParsedPosition:
     """What an answer says about a position."""
 
     zone: str | None
-    """One of `prs_med.data.position.ZONES`; None where no zone or contradicting ones are named."""
+    """One of `prs_med.data.position.ZONES`; None where it is unclear: no zone is named, several
+    are, or the words are not understood."""
 
     near_center: bool | None
     """Whether it is near the centre; None where neither that nor a zone is said."""
 
 
-def parse_position(text: str) -> ParsedPosition:
+_UNCLEAR = ParsedPosition(None, None)
+
+
+def parse_position(text: str, tables: Sequence[PositionWords] = ENGLISH) -> ParsedPosition:
     """Find the zone and the nearness to the centre in an answer, whatever its case.
 
     "Near the center" names no zone, and a zone that is denied ("not in the top left", "rather than
@@ -70,22 +40,19 @@ def parse_position(text: str) -> ParsedPosition:
     does not know ("top center"), has none. Answers mention nearness only where it holds, so an
     answer that names a zone and says nothing more is near the centre exactly when the zone is the
     centre.
+
+    Args:
+        text: the answer.
+        tables: words of the languages that it may be in. Where two of them read two positions in
+            it, it is unclear.
     """
-    text = _prepared(text)
-    zones = {zone for _, zone in _zones(_NEARNESS.sub(_blank, text))}
-    zone = zones.pop() if len(zones) == 1 else None
-    statements = {
-        (match["near"] is not None) != (match["not"] is not None)
-        for match in _NEARNESS.finditer(text)
-    }
-    if statements:
-        near = statements.pop() if len(statements) == 1 else None
-    else:
-        near = None if zone is None else zone == "center"
-    return ParsedPosition(zone, near)
+    read = {_position_of(tokens_of(plain(text), table)) for table in tables}
+    return _agreed(read)
 
 
-def parse_positions(text: str) -> tuple[ParsedPosition, ...]:
+def parse_positions(
+    text: str, tables: Sequence[PositionWords] = ENGLISH
+) -> tuple[ParsedPosition, ...]:
     """Find the positions of all findings that an answer speaks of, in its order.
 
     Ordinals and words such as "another" tell the findings apart: "The first is in the top left, the
@@ -97,80 +64,93 @@ def parse_positions(text: str) -> tuple[ParsedPosition, ...]:
         One position for each finding; none where the answer names no zone and tells no findings
         apart. Of an answer about one finding, what :func:`parse_position` reads in it.
     """
-    text = _prepared(text)
-    found = [match for match in _FINDING.finditer(text) if not match["place"]]
-    # A single "one" counts something else: "one centimetre from the border".
-    marks = [] if [match[0] for match in found] == ["one"] else [match.start() for match in found]
-    parts = _parts_at_marks(text, marks) if marks else _parts_at_zones(text)
-    positions = [parse_position(part) for part in parts]
-    if marks and positions[0].zone is None:
+    read = {_positions_of(text, tokens_of(plain(text), table)) for table in tables}
+    named = {positions for positions in read if any(one.zone for one in positions)}
+    if len(named) == 1:
+        return named.pop()
+    if named:
+        return (_UNCLEAR,)
+    return max(read, key=len)
+
+
+def _agreed(read: set[ParsedPosition]) -> ParsedPosition:
+    """What the tables that understand an answer read in it."""
+    named = {position for position in read if position.zone} or read - {_UNCLEAR}
+    return named.pop() if len(named) == 1 else _UNCLEAR
+
+
+def _position_of(tokens: Sequence[Token]) -> ParsedPosition:
+    read = understand(tokens)
+    return _position_in(read.statements) if read.whole else _UNCLEAR
+
+
+def _position_in(statements: Sequence[Statement]) -> ParsedPosition:
+    """The position that statements about one finding give."""
+    places = [one.token for one in statements if one.about == "place"]
+    zones = {token.zone for token in places}
+    zone = zones.pop() if len(zones) == 1 else None
+    if any(one.about == "organ" for one in statements) and not all(t.of_image for t in places):
+        zone = None  # "in the left lung, top left": of which?
+    said = {one.token.near for one in statements if one.about == "nearness"}
+    if said:
+        near = said.pop() if len(said) == 1 else None
+    else:
+        near = None if zone is None else zone == "center"
+    return _UNCLEAR if zone == "center" and near is False else ParsedPosition(zone, near)
+
+
+def _positions_of(text: str, tokens: Sequence[Token]) -> tuple[ParsedPosition, ...]:
+    marks = _marks(plain(text), tokens)
+    if not marks:
+        return _positions_by_zone(tokens)
+    positions = [_position_of(part) for part in _parts_at_marks(tokens, marks)]
+    if positions[0].zone is None:
         del positions[0]
     return tuple(positions)
 
 
-def _prepared(text: str) -> str:
-    """Small letters, negations spelt out, and no words of place that belong to anatomy."""
-    return ANATOMY.sub(" ", re.sub(r"n['\u2019]t\b", " not", text.lower()))
+def _marks(text: str, tokens: Sequence[Token]) -> list[int]:
+    """The tokens that tell findings apart, of each run of them the first."""
+    counted = [at for at, token in enumerate(tokens) if token.letter == "o"]
+    marks = [at for at in counted if at - 1 not in counted]
+    # A single "one" counts something else: "one centimetre from the border".
+    if len(marks) == 1 and text[tokens[marks[0]].start : tokens[marks[0]].end] == "one":
+        return [] if marks[0] + 1 not in counted else marks
+    return marks
 
 
-def _blank(match: re.Match[str]) -> str:
-    """As many blanks, so that places in the text stay what they are."""
-    return " " * len(match[0])
-
-
-def _zones(text: str) -> list[tuple[re.Match[str], str | None]]:
-    """The zones that a prepared text names and does not deny, in order; None for one that the data
-    set does not know."""
-    named = []
-    denied_until = -1
-    for match in _ZONE.finditer(text):
-        between = text[denied_until : match.start()] if denied_until >= 0 else ""
-        if match["not"] or (between and _DENIED_TOO.fullmatch(between)):
-            denied_until = match.end()
-        else:
-            denied_until = -1
-            named.append((match, _zone(match)))
-    return named
-
-
-def _parts_at_marks(text: str, marks: list[int]) -> list[str]:
+def _parts_at_marks(tokens: Sequence[Token], marks: Sequence[int]) -> list[Sequence[Token]]:
     """What is said before the first finding, and what is said of each.
 
     A finding's part begins with the clause of its mark, since the mark may stand at the end of it
     ("in the top left lies the first").
     """
-    # An "and" or a comma within a zone ends no clause.
-    held = [match.span() for pattern in (_ZONE, _NEARNESS) for match in pattern.finditer(text)]
-    ends = [
-        match.end()
-        for match in _CLAUSE_ENDS.finditer(text)
-        if not any(start <= match.start() < end for start, end in held)
-    ]
+    ends = [at + 1 for at, token in enumerate(tokens) if token.letter in ".,:?kb"]
     cuts: list[int] = []
     for mark in marks:
         clause = max((end for end in ends if end <= mark), default=0)
         cuts.append(mark if cuts and clause <= cuts[-1] else clause)
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    return [tokens[a:b] for a, b in zip([0, *cuts], [*cuts, len(tokens)], strict=True)]
 
 
-def _parts_at_zones(text: str) -> list[str]:
-    """One part for each zone that differs from the one named before; it begins there, so that what
-    follows it ("near the center") is said of it."""
-    zones = _zones(_NEARNESS.sub(_blank, text))
-    if not zones:
-        return []
-    cuts = [0]
-    for (_, before), (match, zone) in pairwise(zones):
-        if zone != before:
-            cuts.append(match.start())
-    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+def _positions_by_zone(tokens: Sequence[Token]) -> tuple[ParsedPosition, ...]:
+    """A position for each zone that differs from the one named before, with what follows it ("near
+    the center")."""
+    read = understand(tokens)
+    places = [one for one in read.statements if one.about == "place"]
+    if not read.whole:
+        return (_UNCLEAR,) if places else ()
+    groups: list[list[Statement]] = []
+    before: list[Statement] = []
+    for one in read.statements:
+        if one.about != "place":
+            (groups[-1] if groups else before).append(one)
+        elif groups and _zone_of(groups[-1]) == one.token.zone:
+            groups[-1].append(one)
+        else:
+            groups.append([*before, one] if not groups else [one])
+    return tuple(_position_in(group) for group in groups)
 
 
-def _zone(match: re.Match[str]) -> str | None:
-    """The zone a match names; None for one outside the data set's five."""
-    if match["mixed"]:
-        return None
-    if match["center"]:
-        return "center"
-    vertical = "top" if (match["v1"] or match["v2"]) in ("top", "upper") else "bottom"
-    return f"{vertical} {match['h1'] or match['h2']}"
+def _zone_of(group: Sequence[Statement]) -> str | None:
+    return next(one.token.zone for one in group if one.about == "place")

@@ -12,42 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from prs_med.data.answer_position import ANATOMY, parse_position
+from prs_med.data.answer_position import parse_position
+from prs_med.data.mirrored_words import (
+    MIRRORED,
+    mirrored_text,
+    sides_in,
+    words_can_be_mirrored,
+)
 from prs_med.data.position import Position, position_of
 
 _BRIGHTNESS = 0.2
 _CONTRAST = 0.4
 _GAMMA = 0.4
-_MIRRORED = {
-    "horizontal": {"left": "right", "right": "left"},
-    "vertical": {"top": "bottom", "bottom": "top", "upper": "lower", "lower": "upper"},
-}
-_RULE_WORDS = {"upper": "top", "lower": "bottom"}
-_VERTICAL = "top|bottom|upper|lower"
-_HORIZONTAL = "left|right"
-_PICTURE = r"(?:image|picture|scan|slice|frame|photo|photograph|radiograph|x-ray)\b"
-_PART = r"(?:side|half|corner|part|quadrant|edge|region|area|border|third)\b"
-_OF_SOMETHING_ELSE = rf"(?![\s(,]+(?:of|in|to)\s+(?!(?:the|this|an?)\s+{_PICTURE}))"
-# All that a mirror may falsify; letters alone bound it, so that "upper_left" is found too.
-_PLACE = re.compile(
-    r"(?<![a-z])(?:(?:left|right|upper|lower|bottom)[a-z]*|top(?:left|right|most)?"
-    r"|[a-z]*lateral(?:ly)?|medial(?:ly)?|superior|inferior|anterior|posterior|cranial|caudal"
-    r"|dorsal|ventral|proximal|distal|apical|basal|above|below|beneath|underneath"
-    r"|(?:up|down)wards?|(?:north|south|east|west)[a-z]*|[a-z]*clock(?:wise)?"
-    r"|[lr](?:[uml]l|[ul]q)?)(?![a-z])"
-)
-_SIDE_OF_SOMEBODY = re.compile(
-    rf"(?:['\u2019]s|\b(?:his|her|its|their|patient))\s+(?:[a-z]+\s+)?(?:{_VERTICAL}|{_HORIZONTAL})\b"
-)
-_PHRASE_ENDS = r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:of|in|and|or|but|near|close|away|far)\b)"
 _CENTRAL = re.compile(r"\b(?:center|centre|middle|central)\b")
-# Two words ("top left") may stand alone; one must say what part it means ("left side").
-_PART_OF_IMAGE = re.compile(
-    rf"\b(?:(?:(?:{_VERTICAL})[\s,/-]+(?:{_HORIZONTAL})|(?:{_HORIZONTAL})[\s,/-]+(?:{_VERTICAL}))"
-    rf"(?:[\s-]+{_PART})?{_OF_SOMETHING_ELSE}{_PHRASE_ENDS}"
-    rf"|(?:{_VERTICAL}|{_HORIZONTAL})(?:[\s-]+hand)?[\s-]+{_PART}{_OF_SOMETHING_ELSE}{_PHRASE_ENDS}"
-    rf"|(?:{_VERTICAL}|{_HORIZONTAL})\s+of\s+(?:the|this)\s+{_PICTURE})"
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +69,7 @@ class Augmentation:
         if not (self.intensity or self.flip):
             return image, targets
         draws = _uniforms(5, key)
-        for draw, direction in zip(draws[:2], _MIRRORED, strict=True):
+        for draw, direction in zip(draws[:2], MIRRORED, strict=True):
             mirrored = (
                 [flipped(target, direction) for target in targets] if draw < self.flip else []
             )
@@ -113,67 +90,44 @@ _TRANSPOSE = {
 def flipped(target: Target, direction: str) -> Target | None:
     """A target with its mask and its words of place mirrored; None if that is not safe.
 
-    It is not safe if a word of place belongs to anatomy ("the left lung"), or to anything else than
-    a part of the image, as far as one can see; if the answer's zone or nearness, or any side that
-    a text names, is not that of the mask before and after (the rule is not symmetric at the middle
-    lines); or if a mask is empty and the texts speak of places all the same. Texts are taken to be
-    English.
+    It is safe if every word is on the list of :mod:`prs_med.data.mirrored_words`; if the answer's
+    zone and nearness, and any side that a text names, are those of the mask before and after (the
+    rule is not symmetric at the middle lines); and if texts that speak of places have a mask that
+    is not empty.
 
     Args:
         target: a question about an image.
         direction: ``horizontal`` or ``vertical``.
     """
-    texts = (target.question, target.answer)
-    if not all(_speaks_of_the_image(text) for text in texts):
+    question = mirrored_text(target.question, direction)
+    answer = mirrored_text(target.answer, direction)
+    if question is None or answer is None:
         return None
     # A copy: torch takes no arrays that run backwards.
     mask = np.ascontiguousarray(np.flip(target.mask, 1 if direction == "horizontal" else 0))
-    words = _MIRRORED[direction]
-    question, answer = (_mirror(text, words) for text in texts)
     result = Target(mask, question, answer)
-    if (_mirror(question, words), _mirror(answer, words)) != texts:
-        return None  # capitals within a word
-    names_places = any(_PLACE.search(t.lower()) or _CENTRAL.search(t.lower()) for t in texts)
-    if not names_places:
+    if not any(sides_in(text) or _CENTRAL.search(text.lower()) for text in (question, answer)):
         return result
     if not mask.any() or not (_agrees(target) and _agrees(result)):
         return None
     before, after = position_of(target.mask), position_of(mask)
-    mirrored = Position(_mirror(before.zone, words), before.near_center)
-    return result if after == mirrored else None
+    zone = mirrored_text(before.zone, direction)
+    return result if zone and after == Position(zone, before.near_center) else None
+
+
+def words_can_be_flipped(question: str, answer: str) -> bool:
+    """Whether the words of a question and its answer can; where their mask lies may still forbid
+    it."""
+    return words_can_be_mirrored(question) and words_can_be_mirrored(answer)
 
 
 def _agrees(target: Target) -> bool:
     """Whether what the answer says of its place, and any side that a text names, is true of the
     mask."""
     said, true = parse_position(target.answer), position_of(target.mask)
-    sides = re.findall(
-        rf"\b(?:{_VERTICAL}|{_HORIZONTAL})\b", f"{target.question} {target.answer}".lower()
-    )
-    if not {_RULE_WORDS.get(side, side) for side in sides} <= set(true.zone.split()):
+    if not sides_in(f"{target.question} {target.answer}") <= set(true.zone.split()):
         return False
     return said.zone in (None, true.zone) and said.near_center in (None, true.near_center)
-
-
-def _speaks_of_the_image(text: str) -> bool:
-    """Whether every word of place in a text means a part of the image."""
-    text = text.lower()
-    if ANATOMY.search(text) or _SIDE_OF_SOMEBODY.search(text):
-        return False
-    return not _PLACE.search(_PART_OF_IMAGE.sub(" ", text))
-
-
-def _mirror(text: str, words: dict[str, str]) -> str:
-    """A text with words exchanged, capitals kept."""
-
-    def other(match: re.Match[str]) -> str:
-        word = match[0]
-        new = words[word.lower()]
-        if word.isupper():
-            return new.upper()
-        return new.capitalize() if word[0].isupper() else new
-
-    return re.sub(rf"\b(?:{'|'.join(words)})\b", other, text, flags=re.IGNORECASE)
 
 
 def _uniforms(count: int, key: tuple[int, ...]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from prs_med.data.groups import GROUP_COLUMNS
 from prs_med.data.records import DataError
 
 SPLITS = ("train", "val", "test")
@@ -22,9 +23,14 @@ _READ = {"image_path", "mask_path", "image_name", "question", "answer", "positio
 _FLAG_VALUES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
+_RUN_TOGETHER = {name.replace("_", ""): name for name in GROUP_COLUMNS}
+
+
 def plain_name(name: str) -> str:
-    """``Image Path`` and ``image-path`` as ``image_path``."""
-    return name.strip().lower().replace(" ", "_").replace("-", "_")
+    """``Image Path`` and ``image-path`` as ``image_path``, DICOM's ``PatientID`` as
+    ``patient_id``."""
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    return _RUN_TOGETHER.get(plain, plain)
 
 
 def named_columns(header: Sequence[str]) -> list[str]:

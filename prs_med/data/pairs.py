@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from prs_med.data.columns import SPLITS, has_split, named_columns, split_of
-from prs_med.data.groups import GROUP_COLUMNS, group_of_columns
+from prs_med.data.groups import GROUP_COLUMNS, check_one_group, group_of_columns
 from prs_med.data.paths import (
     EXTENSIONS,
     SHARED_FOLDER,
@@ -175,6 +175,12 @@ def _of_table(root: Path, path: Path) -> list[Pair]:
                 raise DataError(f"column {column!r} is missing; the columns found are {found}")
     except DataError as error:
         raise DataError(f"{table.name}:{table.header.line}: {error}") from None
+    whole = (row for row in table.rows if len(row.fields) == len(columns))
+    try:
+        rows = ((row.line, row.fields) for row in whole)
+        check_one_group(table.header.fields, columns, rows, GROUP_COLUMNS)
+    except DataError as error:
+        raise DataError(f"{table.name}:{error}") from None
     file_split = path.stem.lower() if path.stem.lower() in SPLITS else ""
     pairs: list[Pair] = []
     lines: dict[tuple[PurePosixPath, PurePosixPath], int] = {}

@@ -73,10 +73,15 @@ def image_and_mask(
 
 def image_of(root: Path, named: PurePosixPath, mask: PurePosixPath | None) -> Path:
     """The image of a row; arguments and errors as of :func:`image_and_mask`."""
+    # Taken literally, the official image_path would show the model its own answer.
+    return _find(root, "image", [image_named(named, mask)])
+
+
+def image_named(named: PurePosixPath, mask: PurePosixPath | None) -> PurePosixPath:
+    """Where the image of a row ought to be, whether it is there or not."""
     if _names_the_mask(named, mask):
-        # Taken literally, the official image_path would show the model its own answer.
-        return _find(root, "image", [_sister(named, "images", _plain_stem(named))])
-    return _find(root, "image", [named])
+        return _sister(named, "images", _plain_stem(named))
+    return named
 
 
 def mask_of(root: Path, named: PurePosixPath) -> Path:

@@ -39,7 +39,12 @@ class EncodedText:
 
 
 class PromptEncoder:
-    """Turns questions and answers into token ids with the image in its place."""
+    """Turns questions and answers into token ids with the image in its place.
+
+    Text from data stays text: ``</s>`` in a question or an answer gives the tokens of these four
+    letters, whatever the tokenizer is set to. Only the end token that :meth:`encode` adds ends an
+    answer.
+    """
 
     def __init__(self, tokenizer: Any, template: str, image_tokens: int, max_length: int) -> None:
         """``tokenizer`` is a transformers tokenizer; ``image_tokens`` the number of features that
@@ -52,7 +57,7 @@ class PromptEncoder:
     def prompt(self, question: str) -> tuple[int, ...]:
         """Ids of start token, image and question."""
         template = self._template
-        head = self._tokenizer(template.before_image).input_ids
+        head = self._ids(template.before_image)
         return (
             *head,
             *[IMAGE_TOKEN] * self._image_tokens,
@@ -92,5 +97,8 @@ class PromptEncoder:
         return self._without_start(answer)
 
     def _without_start(self, text: str) -> list[int]:
-        ids: list[int] = list(self._tokenizer(text).input_ids)
+        ids = self._ids(text)
         return ids[1:] if ids and ids[0] == self._tokenizer.bos_token_id else ids
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, split_special_tokens=True).input_ids)

@@ -191,7 +191,7 @@ def answers_about(name: str, position: Position) -> list[str]:
 def is_readable(name: str) -> bool:
     """Whether the zone and the nearness can be read out of every answer about this structure.
 
-    A name with words of place in it ("central line") may hide them.
+    A name with a place, a denial or a doubt in it ("lesion in the top right") hides them.
     """
     positions = [Position(zone, near_center=True) for zone in ZONES]
     positions += [Position(zone, near_center=False) for zone in ZONES if zone != "center"]

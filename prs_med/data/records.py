@@ -43,8 +43,11 @@ class Record:
     """``train``, ``val`` or ``test``; empty where the file has no split column."""
 
     group: str = ""
-    """Patient or study that the image belongs to; empty where neither column nor file name tells.
-    Images without one stand for themselves."""
+    """Patient or study that the image belongs to, as :func:`prs_med.data.groups.same_name` has it;
+    empty where neither column nor file name tells. Images without one stand for themselves."""
 
     task: str = ""
     """Task that ``--tasks`` may name; empty where neither column, folder nor file name tells."""
+
+    root: Path = Path("/")
+    """The data root, its links followed. Where an image lies below it is the image's identity."""

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prs_med.config import DataSettings, names_in
+from prs_med.config import RowSettings, names_in
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import Annotations, read_annotations
+from prs_med.data.split import Splits, divide
 
 
-def read_records(settings: DataSettings) -> Annotations:
+def read_records(settings: RowSettings) -> Annotations:
     """All rows of the CSV files that the settings name; see :func:`read_annotations`."""
     return read_annotations(
         Path(settings.data_root),
@@ -48,10 +49,10 @@ class Verified:
 
 
 def verify_files(
-    records: list[Record], prompts: PromptEncoder, workers: int, show_progress: bool
+    records: list[Record], prompts: PromptEncoder | None, workers: int, show_progress: bool
 ) -> Verified:
     """Decode every image and mask and tokenise every text once, so that a bad file or a text that
-    is too long shows now and not after hours."""
+    is too long shows now and not after hours. Without ``prompts`` no text is tokenised."""
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         problems = list(
             tqdm(
@@ -70,9 +71,28 @@ def verify_files(
     )
 
 
-def _problem_of(record: Record, prompts: PromptEncoder) -> str | None:
+def divide_usable(
+    records: list[Record], settings: RowSettings, seed: int, workers: int, show_progress: bool
+) -> tuple[Splits, list[str]]:
+    """Divide rows as training does, which looks into all files before.
+
+    With ``on_bad_rows skip``, rows whose files cannot be used are left out before images are held
+    out, so that they change nothing for others.
+
+    Returns:
+        The splits, and messages about the rows that were left out.
+    """
+    splits = divide(records, settings, seed)
+    if settings.on_bad_rows == "error" or not splits.how:
+        return splits, []
+    verified = verify_files(records, None, workers, show_progress)
+    return divide(verified.records, settings, seed), verified.bad_rows
+
+
+def _problem_of(record: Record, prompts: PromptEncoder | None) -> str | None:
     try:
-        prompts.encode(record.question, record.answer, record.row_id)
+        if prompts is not None:
+            prompts.encode(record.question, record.answer, record.row_id)
         check_same_size(load_image(record.image_path), load_mask(record.mask_path), record.row_id)
     except DataError as error:
         message = str(error)

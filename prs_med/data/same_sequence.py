@@ -9,7 +9,8 @@ from prs_med.data.records import DataError
 
 _CAUSES = {
     "dataset": "dataset (--data)",
-    "rows": "set of rows to train on (--data_root, --ann_paths, --tasks, --val_fraction)",
+    "rows": "set of rows to train on (--data_root, --ann_paths, --tasks, --val_fraction, "
+    "--test_fraction, --fold)",
     "unit": "way to form batches (--batch_by_image)",
     "seed": "--seed",
     "global_batch": "global batch (--global_batch_size, or --batch_size x "

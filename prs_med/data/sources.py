@@ -14,7 +14,7 @@ The folders may lie below ``images_and_masks/``, and the files may be ``csv/trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +29,25 @@ from prs_med.data.columns import (
     plain_name,
     split_of,
 )
-from prs_med.data.groups import GROUP_COLUMNS, group_of_columns, group_of_name
-from prs_med.data.paths import image_and_mask, names_a_file, relative, split_of_folder, task_of
+from prs_med.data.groups import (
+    GROUP_COLUMNS,
+    check_one_group,
+    group_of_columns,
+    group_of_name,
+    same_name,
+)
+from prs_med.data.paths import (
+    image_and_mask,
+    image_named,
+    image_of,
+    names_a_file,
+    relative,
+    split_of_folder,
+    task_of,
+)
 from prs_med.data.records import DataError, Record
 from prs_med.data.repair import repair
+from prs_med.data.split import image_name
 from prs_med.data.table import Row, Table, read_table
 
 TASKS = (
@@ -63,6 +78,15 @@ class BadRow:
     """Also as far as it can be told."""
     question: str
     answer: str
+    group: str = ""
+    """Its patient or study, as far as a column or the image's name tells."""
+    task: str = ""
+    """Also as far as it can be told."""
+    answer_lost: bool = False
+    """Whether the file has answers, but that of this row cannot be told."""
+    image: str = ""
+    """The image, as :func:`prs_med.data.split.image_name` has it; where it is not there, as it is
+    named; empty where it is not named either."""
 
     @property
     def message(self) -> str:
@@ -97,6 +121,7 @@ def read_annotations(
     group_column: str | None = None,
     tasks: Sequence[str] | None = None,
     need_answers: bool = True,
+    likely_group_column: str | None = None,
 ) -> Annotations:
     """Read annotation files and find the image and the mask of every row.
 
@@ -111,16 +136,25 @@ def read_annotations(
             :data:`prs_med.data.groups.GROUP_COLUMNS` that has a value.
         tasks: tasks to read; the rows of others are passed over unseen. None reads all.
         need_answers: whether a row without an answer is bad.
+        likely_group_column: column that is tried before :data:`GROUP_COLUMNS`, and need not be
+            there; without effect beside ``group_column``.
 
     Raises:
         DataError: no annotation file, a file that is not a CSV file with the columns needed, two
-            files of one name, a group column or a task that no file has, a bad row under
-            ``error``, or no usable row at all.
+            files of one name, a group column or a task that no file has, two columns that name
+            the patient and differ, a bad row under ``error``, or no usable row at all.
     """
     root = data_root.resolve()
     files = [_file(path, need_answers) for path in _paths(root, ann_paths)]
     names = ", ".join(file.table.name for file in files)
     group_columns = _group_columns(files, group_column, names)
+    likely = None
+    if group_column is None and likely_group_column:
+        likely = plain_name(likely_group_column)
+        group_columns = [likely, *group_columns]
+    for file in files:
+        # Where it is there, others may say what they will, as if it had been named.
+        file.check_one_group([likely] if likely in file.columns else group_columns)
     records: list[Record] = []
     skipped: list[BadRow] = []
     repaired_rows: list[str] = []
@@ -139,24 +173,37 @@ def read_annotations(
                     _record(root, row_id, file, values, task, group_columns, need_answers)
                 )
             except DataError as error:
-                bad_row = _bad_row(root, row_id, file, values, str(error))
+                bad_row = _bad_row(root, row_id, file, values, group_columns, str(error))
                 if on_bad_rows == "error":
                     raise DataError(bad_row.message) from None
                 skipped.append(bad_row)
             else:
                 if repaired:
                     repaired_rows.append(f"{row_id}: {repaired}")
-    for task in tasks or ():
-        if task not in seen_tasks:
-            raise DataError(
-                f"--tasks {task}: no row of {names} has it; "
-                f"they have {', '.join(sorted(seen_tasks - {''})) or 'none'}"
-            )
+    check_tasks(tasks, seen_tasks, f"no row of {names} has it; they have")
     if not records:
         all_bad = f"all {len(skipped)} rows are bad, the first: "
         reason = all_bad + skipped[0].message if skipped else ""
         raise DataError(f"no usable row in {names}: {reason or 'the files have no row'}")
     return Annotations(records, skipped, repaired_rows)
+
+
+def check_tasks(tasks: Sequence[str] | None, there: Set[str], problem: str) -> None:
+    """Refuse the first of the tasks that is not there.
+
+    Args:
+        tasks: those that ``--tasks`` names; None for all.
+        there: the tasks that rows have; an empty name stands for none.
+        problem: what is wrong, to be followed by the names that are there.
+
+    Raises:
+        DataError: for a task that is not there.
+    """
+    for task in tasks or ():
+        if task not in there:
+            raise DataError(
+                f"--tasks {task}: {problem} {', '.join(sorted(there - {''})) or 'none'}"
+            )
 
 
 @dataclass(frozen=True)
@@ -168,6 +215,16 @@ class _File:
     split: str
     """The split that its name tells; empty if it does not, or if its rows name theirs."""
     tight: bool
+
+    def check_one_group(self, group_columns: Sequence[str]) -> None:
+        """See :func:`prs_med.data.groups.check_one_group`."""
+        header = self.table.header.fields
+        whole = (row for row in self.table.rows if len(row.fields) == len(header))
+        try:
+            rows = ((row.line, row.fields) for row in whole)
+            check_one_group(header, self.columns, rows, group_columns)
+        except DataError as error:
+            raise DataError(f"{self.table.name}:{error}") from None
 
     def values(self, root: Path, row: Row) -> tuple[dict[str, str], str]:
         """The values of a row by column, and if it was repaired what was read instead."""
@@ -259,12 +316,7 @@ def _record(
         if not row[column]:
             raise DataError(f"the {column} is empty")
     split = split_of(row) or file.split
-    if "image_path" in row:
-        named = relative(root, row["image_path"], "image_path")
-    else:
-        name = relative(root, row["image_name"], "image_name")
-        named = relative(root, row["task"], "task") / f"{split}_images" / name
-    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    named, mask = _named(root, row, split)
     image_path, mask_path = image_and_mask(root, named, mask)
     folder_split = split_of_folder(named)
     if file.split and folder_split not in ("", file.split):
@@ -281,20 +333,56 @@ def _record(
         position=row.get("position", ""),
         modality=row.get("modality") or task or None,
         split=split or folder_split,
-        group=group_of_columns(row, group_columns)
+        group=same_name(group_of_columns(row, group_columns))
         or group_of_name(task, PurePosixPath(image_path.name)),
         task=task,
+        root=root,
     )
 
 
-def _bad_row(root: Path, row_id: str, file: _File, row: dict[str, str], reason: str) -> BadRow:
+def _named(
+    root: Path, row: dict[str, str], split: str
+) -> tuple[PurePosixPath, PurePosixPath | None]:
+    """What a row names as its image, and its mask if it names that too."""
+    if "image_path" in row:
+        named = relative(root, row["image_path"], "image_path")
+    else:
+        name = relative(root, row.get("image_name", ""), "image_name")
+        named = relative(root, row.get("task", ""), "task") / f"{split}_images" / name
+    mask = relative(root, row["mask_path"], "mask_path") if row.get("mask_path") else None
+    return named, mask
+
+
+def _bad_row(
+    root: Path,
+    row_id: str,
+    file: _File,
+    row: dict[str, str],
+    group_columns: Sequence[str],
+    reason: str,
+) -> BadRow:
     """What can be told of a row that is no record; ``row`` is empty if not even its fields were
     read."""
-    split = task = ""
+    split = task = image = ""
     with suppress(DataError):
         task = _task(root, file, row)
         split = split_of(row) or file.split
         if not split and row.get("image_path"):
             split = split_of_folder(relative(root, row["image_path"], "image_path"))
-    texts = (row.get("question", ""), row.get("answer", ""))
-    return BadRow(row_id, reason, split, row.get("modality") or task, *texts)
+    with suppress(ValueError):
+        named = _named(root, row, split)
+        image = image_name(root / image_named(*named), root)
+        image = image_name(image_of(root, *named), root)
+    return BadRow(
+        row_id,
+        reason,
+        split,
+        row.get("modality") or task,
+        row.get("question", ""),
+        row.get("answer", ""),
+        group=same_name(group_of_columns(row, group_columns))
+        or group_of_name(task, PurePosixPath(image)),
+        task=task,
+        answer_lost=not row and "answer" in file.columns,
+        image=image,
+    )

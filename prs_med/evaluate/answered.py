@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,8 @@ class Answered:
     image: Image.Image | None
     """RGB; None where it, or its true mask, cannot be used."""
     truth: np.ndarray | None
-    """(H, W) bool; None where there is none."""
+    """(H, W) bool; None where there is none, or it cannot be used. Known where it can, also if the
+    image cannot."""
     answer: Answer | None
     """None where there is none; then there is an error."""
     error: str | None
@@ -59,15 +61,21 @@ class _Read:
     number: int
     question: Question
     pixels: tuple[Image.Image, np.ndarray | None] | None
+    truth: np.ndarray | None
     error: str | None
 
 
 def _read(questions: Questions, number: int) -> _Read:
     question = questions.question(number)
     try:
-        return _Read(number, question, questions.pixels(number), None)
+        pixels = questions.pixels(number)
     except DataError as error:
-        return _Read(number, question, None, str(error))
+        truth = None
+        # What is wrong with the mask, if anything is, stands in the first error.
+        with suppress(DataError):
+            truth = questions.truth(number)
+        return _Read(number, question, None, truth, str(error))
+    return _Read(number, question, pixels, pixels[1], None)
 
 
 def _answer_batch(
@@ -81,28 +89,28 @@ def _answer_batch(
         answers = answerer.answer(
             [item.pixels[0] for item in usable if item.pixels],
             [item.question.text for item in usable],
-            usable[0].number,
         )
     seconds = (time.perf_counter() - started) / max(1, len(usable))
     of_number = {item.number: answer for item, answer in zip(usable, answers, strict=True)}
     for item in read:
-        image, truth = item.pixels or (None, None)
-        answered = _checked(item, image, truth, of_number.get(item.number), seconds)
+        answered = _checked(item, of_number.get(item.number), seconds)
         if strict and answered.error:
             raise DataError(answered.error)
         yield answered
 
 
-def _checked(
-    item: _Read,
-    image: Image.Image | None,
-    truth: np.ndarray | None,
-    answer: Answer | None,
-    seconds: float,
-) -> Answered:
+def _checked(item: _Read, answer: Answer | None, seconds: float) -> Answered:
     error = item.error
     if answer is not None and not np.isfinite(answer.probability).all():
         answer, error = None, f"{item.question.row_id}: the model's mask is not finite"
+    elif answer is not None and answer.probability.size < 2:
+        answer, error = None, f"{item.question.row_id}: the image is a single pixel, without places"
     return Answered(
-        item.number, item.question, image, truth, answer, error, seconds if answer else None
+        number=item.number,
+        question=item.question,
+        image=item.pixels[0] if item.pixels else None,
+        truth=item.truth,
+        answer=answer,
+        error=error,
+        seconds=seconds if answer else None,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -56,6 +58,8 @@ class Answerer:
         """Answer with ``model``, on a GPU if there is one."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = model.settings
+        self.split = model.split
+        """The content of ``split.json`` beside the weights; None where there is none."""
         self._mllm = model.mllm.to(self.device)
         self._segmentation = model.segmentation.to(self.device)
         self._tokenizer = load_tokenizer(model.layout)
@@ -63,7 +67,7 @@ class Answerer:
         self._sizes = image_sizes(model.layout, model.settings)
         self._sampling = sampling
         self.post_processing = post_processing or PostProcessing()
-        self._generator = torch.Generator(self.device)
+        self._fingerprint: str | None = None
 
     @classmethod
     def load(cls, settings: UsedModelSettings) -> Answerer:
@@ -89,7 +93,9 @@ class Answerer:
 
     def fingerprint(self) -> str:
         """Differs where the weights do."""
-        return weights_fingerprint(self._mllm, self._segmentation)
+        if self._fingerprint is None:
+            self._fingerprint = weights_fingerprint(self._mllm, self._segmentation)
+        return self._fingerprint
 
     def release(self) -> None:
         """Free the model's memory; it cannot answer any more."""
@@ -108,15 +114,11 @@ class Answerer:
             image = load_image(Path(image))
         return self.answer([image.convert("RGB")], [question])[0]
 
-    def answer(
-        self, images: Sequence[Image.Image], questions: Sequence[str], number: int = 0
-    ) -> list[Answer]:
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[Answer]:
         """Answers to one question about each image (RGB, of any size), computed together.
 
-        Args:
-            number: where tokens are drawn, the same number draws the same ones.
+        An answer that is drawn depends on the seed, its image and its question alone.
         """
-        self._generator.manual_seed((self._sampling.seed << 32) + number)
         prepared = [prepare_images(image, self._sizes) for image in images]
         predictions = predict(
             self._mllm,
@@ -127,7 +129,10 @@ class Answerer:
             pad_token=self._tokenizer.pad_token_id or 0,
             end_token=self._tokenizer.eos_token_id,
             sampling=self._sampling,
-            generator=self._generator,
+            draws=[
+                _draws(self._sampling.seed, pair[0], question)
+                for pair, question in zip(prepared, questions, strict=True)
+            ],
         )
         answers = []
         for row, image in enumerate(images):
@@ -139,3 +144,17 @@ class Answerer:
             mask = self.post_processing(probability > THRESHOLD)
             answers.append(Answer(text.strip(), probability, mask))
         return answers
+
+
+def _draws(seed: int, image: torch.Tensor, question: str) -> Random:
+    """Where the tokens of an answer are drawn from: the same for the same question about the same
+    image, wherever it stands and whatever is asked beside it.
+
+    Args:
+        seed: chosen by the user.
+        image: (3, V, V) uint8, as the language model sees it.
+        question: what is asked.
+    """
+    named = hashlib.sha256(f"{seed}\n{question}\n".encode("utf-8", "surrogatepass"))
+    named.update(image.numpy().tobytes())
+    return Random(int.from_bytes(named.digest(), "big"))

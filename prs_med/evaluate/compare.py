@@ -10,11 +10,13 @@ from typing import Any
 from prs_med.answering_config import ComparisonSettings
 from prs_med.config import SettingError
 from prs_med.evaluate.evaluated_images import EvaluatedImages
+from prs_med.evaluate.open_questions import identity_of
 from prs_med.evaluate.report_of_evaluation import case_of
 from prs_med.evaluate.results_files import read_results
 from prs_med.report.changed_samples import ChangedSample
 from prs_med.report.comparison import Run, compare_runs
-from prs_med.report.comparison_report import write_comparison_report
+from prs_med.report.comparison_report import RESULTS, write_comparison_report
+from prs_med.storage.results_folder import claim_folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ def compare_evaluations(folders: Sequence[str], settings: ComparisonSettings) ->
         What :func:`prs_med.report.comparison.compare_runs` returns.
 
     Raises:
-        SettingError: a folder holds no evaluation, or they are not of the same questions.
+        SettingError: a folder holds no evaluation, they are not of the same questions, or the
+            folder for the page holds what another command made or cannot be written.
+        DataError: a mask that a picture needs cannot be read.
     """
     finished = [_read(folder) for folder in folders]
     try:
@@ -52,8 +56,22 @@ def compare_evaluations(folders: Sequence[str], settings: ComparisonSettings) ->
         for direction in ("better", "worse")
         for change in comparison["changed"][other][direction]
     ]
-    write_comparison_report(Path(settings.output_dir), comparison, changed)
+    output = Path(settings.output_dir)
+    claim_folder("output_dir", output, _made_by(finished), RESULTS, overwrite=settings.overwrite)
+    write_comparison_report(output, comparison, changed)
     return comparison
+
+
+def _made_by(finished: Sequence[_Finished]) -> dict[str, Any]:
+    """What tells this comparison from others; see :mod:`prs_med.storage.results_folder`."""
+    evaluations = {one.run.name: one.run.metrics["evaluation"] for one in finished}
+    return {
+        "command": "compare",
+        "evaluations": " and ".join(
+            f"{name} (checkpoint {about['checkpoint']})" for name, about in evaluations.items()
+        ),
+        "identity": identity_of([*evaluations.items()])[:12],
+    }
 
 
 def _read(name: str) -> _Finished:

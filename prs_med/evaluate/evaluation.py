@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,21 @@ from prs_med import __version__
 from prs_med.answering_config import EvaluationSettings
 from prs_med.config import names_in
 from prs_med.data.order import Rank
+from prs_med.data.position_words import PositionWords, position_words
 from prs_med.evaluate.answered import Answered, answer_all
 from prs_med.evaluate.answering import THRESHOLD, Answerer
 from prs_med.evaluate.chunks import Chunk, Chunks, NoLongerNeededError
 from prs_med.evaluate.judge import Judgement
-from prs_med.evaluate.judged import add_columns, add_judgements, judge_answers
+from prs_med.evaluate.judged import add_columns, add_judgements, is_judged, judge_answers
 from prs_med.evaluate.open_questions import OpenedQuestions, identity_of
 from prs_med.evaluate.progress_bar import progress_bar
 from prs_med.evaluate.scored import Scored, score
 from prs_med.evaluate.summary import VERSION, Totals, summarise
-from prs_med.evaluate.unfinished import unfinished_folder
+from prs_med.evaluate.unfinished import UNFINISHED, made_by, unfinished_folder
 
 MASKS = "masks"
+RESULTS = ("metrics.json", "per_sample.parquet", "report.html", "report.md", MASKS, UNFINISHED)
+"""What an evaluation writes into its folder."""
 _BATCHES_IN_CHUNK = 4
 
 
@@ -41,6 +44,8 @@ class Evaluation:
     """The content of metrics.json."""
     rows: list[dict[str, Any]]
     """One for each question, in their order: the content of per_sample.parquet."""
+    unfinished: Path
+    """What was kept until all was done, to be removed once the results are written."""
 
 
 def evaluate(
@@ -61,8 +66,9 @@ def evaluate(
         CheckpointError: a judge cannot be loaded.
     """
     about = _about(answerer, opened, settings)
+    tables = position_words(settings.position_words)
     output = Path(settings.output_dir)
-    folder = unfinished_folder(output, answerer, opened, settings)
+    folder = unfinished_folder(output, made_by("eval", answerer, opened, settings))
     total = len(opened.questions)
     chunks = Chunks(folder / "chunks", total, _BATCHES_IN_CHUNK * settings.batch_size)
     with (
@@ -71,7 +77,7 @@ def evaluate(
     ):
 
         def work(numbers: range) -> Chunk:
-            return _chunk(answerer, opened, numbers, settings, pool, folder / MASKS)
+            return _chunk(answerer, opened, numbers, settings, tables, pool, folder / MASKS)
 
         chunks.do(rank, work, progress)
         if rank.index and not settings.judges:
@@ -93,7 +99,8 @@ def evaluate(
         add_judgements(scores, rows, judgements)
     _put_in_place(folder / MASKS, output / MASKS)
     speed = _speed(rows, answerer, rank)
-    return Evaluation({"version": VERSION, "evaluation": about, "speed": speed, **scores}, rows)
+    metrics = {"version": VERSION, "evaluation": about, "speed": speed, **scores}
+    return Evaluation(metrics, rows, folder)
 
 
 def mask_name(number: int) -> str:
@@ -115,6 +122,7 @@ def _about(
         "load_4bit": answerer.settings.load_4bit,
         "threshold": THRESHOLD,
         "post_processing": answerer.post_processing.text,
+        "position_words": settings.position_words,
         "prs_med": __version__,
     }
 
@@ -124,12 +132,13 @@ def _chunk(
     opened: OpenedQuestions,
     numbers: range,
     settings: EvaluationSettings,
+    tables: Sequence[PositionWords],
     pool: ThreadPoolExecutor,
     masks: Path,
 ) -> Chunk:
     masks.mkdir(exist_ok=True)
     scoring = [
-        pool.submit(_score_and_keep, answered, masks)
+        pool.submit(_score_and_keep, answered, tables, masks)
         for answered in answer_all(
             answerer, opened.questions, numbers, settings.batch_size, pool, settings.strict
         )
@@ -143,11 +152,11 @@ def _chunk(
     return {"rows": rows, "totals": totals}
 
 
-def _score_and_keep(answered: Answered, masks: Path) -> Scored:
+def _score_and_keep(answered: Answered, tables: Sequence[PositionWords], masks: Path) -> Scored:
     if answered.answer is not None:
         mask = Image.fromarray(answered.answer.mask.astype(np.uint8) * 255)
         mask.save(masks / mask_name(answered.number))
-    return score(answered)
+    return score(answered, tables)
 
 
 def _merged(chunks: Iterator[Chunk]) -> tuple[list[dict[str, Any]], dict[str, Totals]]:
@@ -181,7 +190,7 @@ def _judge(
     rank: Rank,
 ) -> list[Judgement]:
     """Ask a judge about the answers that have a reference; adds its verdicts to the rows."""
-    asked = [row for row in rows if row["answer"]]
+    asked = [row for row in rows if is_judged(row)]
     with progress_bar(f"judging by {judge}", len(asked), rank) as progress:
         judgements = judge_answers(judge, settings.judge_batch_size, asked, folder, rank, progress)
     add_columns(number, judgements, rows)

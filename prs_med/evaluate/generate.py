@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class Sampling:
     top_p: float = 1.0
     """Draw from the likeliest tokens that together have this probability."""
     seed: int = 0
+    """Another seed draws other tokens."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def predict(
     pad_token: int,
     end_token: int,
     sampling: Sampling,
-    generator: torch.Generator,
+    draws: Sequence[Random] = (),
     any_open: Callable[[bool], bool] = bool,
 ) -> Predictions:
     """One prefill gives the mask; decoding goes on from its cache and gives the answer.
@@ -57,7 +59,7 @@ def predict(
             makes them.
         image_vlm: (B, 3, V, V) uint8.
         image_seg: (B, 3, S, S) uint8.
-        generator: source of randomness where tokens are drawn, on the images' device.
+        draws: where tokens are drawn, B sources of randomness, one for each question.
         any_open: whether decoding goes on, given before each token whether an answer of these has
             not ended; by default, just that. Where processes hold the weights in parts (ZeRO-3),
             all must decode until the last answer of any of them has ended, and so agree on it.
@@ -70,7 +72,7 @@ def predict(
     mask_logits, _ = segmentation(image_seg, hidden, mask, (height, width))
     answers = _decode(
         *(mllm, hidden[:, -1:], mask, prefill.past_key_values),
-        *(end_token, sampling, generator, any_open),
+        *(end_token, sampling, draws, any_open),
     )
     return Predictions(mask_logits, answers)
 
@@ -94,13 +96,13 @@ def _decode(
     cache: Any,
     end_token: int,
     sampling: Sampling,
-    generator: torch.Generator,
+    draws: Sequence[Random],
     any_open: Callable[[bool], bool],
 ) -> list[tuple[int, ...]]:
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     open_rows = set(range(len(mask)))
     for length in range(1, sampling.max_new_tokens + 1):
-        token = choose_tokens(mllm.llava.lm_head(last_hidden[:, -1]), sampling, generator)
+        token = choose_tokens(mllm.llava.lm_head(last_hidden[:, -1]), sampling, draws)
         for row, value in enumerate(token[:, 0].tolist()):
             if row in open_rows:
                 if value == end_token:
@@ -115,13 +117,23 @@ def _decode(
     return [tuple(answer) for answer in answers]
 
 
-def choose_tokens(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """The next token of each row, (B, 1) int64, from its (B, V) logits."""
+def choose_tokens(logits: Tensor, sampling: Sampling, draws: Sequence[Random]) -> Tensor:
+    """The next token of each row, (B, 1) int64, from its (B, V) logits.
+
+    A row that is drawn takes one number from its own source, whatever the rows beside it, and
+    tokens share the numbers from 0 to 1 in the order of their ids: where rounding changes which of
+    two is the likelier, almost every number still names the same token.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1, keepdim=True)
     probabilities = (logits.float() / sampling.temperature).softmax(-1)
-    ordered, tokens = probabilities.sort(-1, descending=True)
+    ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
     # A token is left out if those before it have enough probability already.
-    kept = ordered.cumsum(-1) - ordered < sampling.top_p
-    drawn = torch.multinomial(ordered * kept, 1, generator=generator)
-    return tokens.gather(-1, drawn)
+    left_out = ordered.cumsum(-1) - ordered >= sampling.top_p
+    shares = probabilities.masked_fill(left_out.scatter(-1, tokens, left_out), 0)
+    reached = shares.cumsum(-1, dtype=torch.float64)
+    total = reached[:, -1:]
+    numbers = torch.tensor([[source.random()] for source in draws]).to(total)
+    drawn = (reached <= numbers * total).sum(-1, keepdim=True)
+    # The last token that has a share, should the product be rounded up to the total.
+    return torch.minimum(drawn, (reached < total).sum(-1, keepdim=True))

@@ -14,13 +14,16 @@ from PIL import Image
 from prs_med.answering_config import InferenceSettings
 from prs_med.data.answer_position import parse_position
 from prs_med.data.order import Rank
+from prs_med.data.position_words import PositionWords, position_words
 from prs_med.evaluate.answered import Answered, answer_all
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.chunks import Chunk, Chunks
 from prs_med.evaluate.open_questions import OpenedQuestions
 from prs_med.evaluate.pictures import draw_overlay, draw_triplet
+from prs_med.evaluate.position_scores import UNCLEAR
 from prs_med.evaluate.progress_bar import progress_bar
-from prs_med.evaluate.unfinished import clear_up, unfinished_folder
+from prs_med.evaluate.spreadsheet_text import as_plain_text
+from prs_med.evaluate.unfinished import UNFINISHED, clear_up, made_by, unfinished_folder
 
 RESULTS = "results.csv"
 COLUMNS = (
@@ -28,6 +31,9 @@ COLUMNS = (
     *("triplet_path", "probability_path", "question", "answer", "pred_answer", "zone"),
     *("confidence", "seconds", "error"),
 )
+_FOLDERS = ("masks", "overlays", "triplets", "probabilities")
+WRITTEN = (RESULTS, *_FOLDERS, UNFINISHED)
+"""What inference writes into its folder."""
 _BATCHES_IN_CHUNK = 4
 _SIXTEEN_BITS = 65535
 
@@ -49,8 +55,10 @@ def infer(
     """
     output = Path(settings.output_dir)
     strict = settings.strict or bool(settings.image)
+    tables = position_words(settings.position_words)
+    unfinished = unfinished_folder(output, made_by("infer", answerer, opened, settings))
     chunks = Chunks(
-        unfinished_folder(output, answerer, opened, settings),
+        unfinished,
         len(opened.questions),
         _BATCHES_IN_CHUNK * settings.batch_size,
     )
@@ -65,7 +73,7 @@ def infer(
             answered = answer_all(
                 answerer, opened.questions, numbers, settings.batch_size, pool, strict
             )
-            rows = [pool.submit(_write, one, output, settings) for one in answered]
+            rows = [pool.submit(_write, one, output, settings, tables) for one in answered]
             return {"rows": [row.result() for row in rows]}
 
         chunks.do(rank, work, progress)
@@ -73,16 +81,20 @@ def infer(
             return None
         rows = [row for chunk in chunks.wait_for_all(progress) for row in chunk["rows"]]
     _write_csv(output / RESULTS, rows)
-    clear_up(output)
+    clear_up(unfinished)
     return rows
 
 
 def _folders(settings: InferenceSettings) -> tuple[str, ...]:
-    maps = ("probabilities",) if settings.probability_maps else ()
-    return ("masks", "overlays", "triplets", *maps)
+    return _FOLDERS if settings.probability_maps else _FOLDERS[:-1]
 
 
-def _write(answered: Answered, output: Path, settings: InferenceSettings) -> dict[str, Any]:
+def _write(
+    answered: Answered,
+    output: Path,
+    settings: InferenceSettings,
+    tables: Sequence[PositionWords],
+) -> dict[str, Any]:
     """Write the pictures of an answer; its row of results.csv."""
     question, answer, image = answered.question, answered.answer, answered.image
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
@@ -114,7 +126,7 @@ def _write(answered: Answered, output: Path, settings: InferenceSettings) -> dic
     return row | {
         **{column: str(path) for column, (path, _) in pictures.items()},
         "pred_answer": answer.text,
-        "zone": parse_position(answer.text).zone or "",
+        "zone": parse_position(answer.text, tables).zone or UNCLEAR,
         "confidence": "" if confidence is None else f"{confidence:.4f}",
         "seconds": f"{answered.seconds:.3f}",
     }
@@ -126,8 +138,10 @@ def _grey(pixels: np.ndarray) -> Image.Image:
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     draft = path.with_suffix(".draft")
-    with draft.open("w", encoding="utf-8", newline="") as file:
+    # Names of files need not be text: what is none is written as \udcff.
+    with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({name: as_plain_text(str(value)) for name, value in row.items()})
     draft.replace(path)

@@ -116,33 +116,49 @@ class Judgement:
         """How many replies are neither yes nor no."""
         return self.verdicts.count(None)
 
-    @property
-    def accuracy(self) -> float | None:
-        """Share of yes among all answers, those with an unparsed reply too; None without
-        answers."""
-        return self.yes / len(self.verdicts) if self.verdicts else None
-
 
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
+# What may stand before the verdict; "no doubt" is no verdict.
+_OPENINGS = (
+    r"(?:(?:the\s+|my\s+|final\s+)*(?:answer|verdict)(?:\s+is|\s*:)"
+    r"|no\s+(?:doubt|question)|(?:without|beyond)\s+(?:a\s+|any\s+)?doubt|undoubtedly"
+    r"|certainly|definitely|absolutely|of\s+course|clearly|sure)"
+)
+# A word may follow after a sign or in a new line alone: "no objection" and "yes and no" are none.
 _VERDICT = re.compile(
-    r"\W*(?:(?:the\s+|my\s+|final\s+)*(?:answer|verdict)(?:\s+is|\s*:)\W*)?(yes|no)\b",
+    rf"[^\w?]*(?:{_OPENINGS}(?!\w)[^\w?]*)*(yes|no)(?=\s*\Z|[ \t]*(?:[^\w\s?/]|[\r\n]))",
     re.IGNORECASE,
 )
-_BOTH = re.compile(r"\W*(?:yes|no)\s*(?:/|\bor\b)\s*(?:yes|no)\b", re.IGNORECASE)
+_BOTH = re.compile(
+    r"\W*(?:yes|no)\s*(?:[/,-]|\bor\b|\band\b)\s*(?:yes|no)\b(?!\s+\w)", re.IGNORECASE
+)
 
 
 def parse_verdict(reply: str) -> bool | None:
     """Yes or no from a judge's reply; None where it is neither.
 
-    The reply must begin with it ("**Yes**, ...", "Answer: no."), after any thoughts between
-    ``<think>`` tags. Words further on are not looked at: "there is no doubt" is not a no. A reply
-    that repeats the choice ("Yes or No") is neither.
+    The reply must begin with it ("**Yes**, ...", "Answer: no.", "No doubt, yes."), after any
+    thoughts between ``<think>`` tags, and a sign or a new line must follow: "no doubt" and "no
+    objection" are not a no. Words further on are not looked at. A reply that repeats the choice
+    ("Yes or No", "Yes and no") is neither.
     """
     reply = _THOUGHTS.sub(" ", reply)
     if _BOTH.match(reply):
         return None
     match = _VERDICT.match(reply)
     return match[1].lower() == "yes" if match else None
+
+
+def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """What a tokenizer takes out of a text as one token, whatever stands around it."""
+    tokens = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _opened(match: re.Match[str]) -> str:
+    """A token's letters with a space among them."""
+    return f"{match[0][0]} {match[0][1:]}"
 
 
 class Judge:
@@ -177,6 +193,7 @@ class Judge:
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"judge {model}: cannot be loaded: {error}") from error
         self._model.to(self._device).eval()
+        self._control = _control_tokens(self._tokenizer)
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -192,7 +209,7 @@ class Judge:
     def judge(self, prompt: JudgePrompt, cases: Sequence[JudgedCase]) -> Judgement:
         """Ask about every answer, taking the likeliest reply."""
         # Long ones together, so that little of a batch is padding.
-        texts = [self._as_chat(prompt.about(case)) for case in cases]
+        texts = [self._as_chat(prompt.about(self._without_control(case))) for case in cases]
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         replies = [""] * len(texts)
         for start in range(0, len(order), self._batch_size):
@@ -200,6 +217,16 @@ class Judge:
             for index, reply in zip(batch, self._reply([texts[i] for i in batch]), strict=True):
                 replies[index] = reply
         return Judgement.of(self.name, prompt.name, replies)
+
+    def _without_control(self, case: JudgedCase) -> JudgedCase:
+        """The same texts, in which nothing is read as one of the tokenizer's control tokens: an
+        answer must not end its judge's turn."""
+        return JudgedCase(
+            *(
+                self._control.sub(_opened, text)
+                for text in (case.question, case.reference, case.answer)
+            )
+        )
 
     def _as_chat(self, question: str) -> str:
         """As the model was trained to be asked; without a template the question and a colon."""

@@ -1,8 +1,8 @@
 """The scores under which PRS-Med was published. They are not Dice and IoU at 0.5.
 
 Each probability map is stretched so that its smallest value becomes 0 and its largest 1, rounded to
-256 levels, and cut at every one of them; meanDic and meanIoU average over all 256 masks, from the
-one that covers the whole image to the one that holds only the brightest pixels. So a map that is
+256 levels, and cut at 256 thresholds; meanDic and meanIoU average over all 256 masks, from the one
+that covers the whole image to the one that holds only the brightest pixels. So a map that is
 right everywhere but not sharp scores low, and a faint one is scored as if it were strong.
 
 The definitions are those of the polyp segmentation toolbox that came with PraNet (Fan et al.,
@@ -26,10 +26,14 @@ sensitivity, Em and MAE (tests compare them), but by the original MATLAB code in
 specificity is not 0 without a hit, Sm uses sample deviations and other quarters, wFm takes errors
 beyond the border as 0. So it is not used here.
 
-Where this differs from the published programs: levels are compared as whole numbers (there,
-rounding of the thresholds moves a quarter of them by one level); the map is resized to the source
-image before it is stretched; cases in which the toolbox divides by zero are defined (see
-`protocol_scores`).
+The thresholds are the toolbox's, ``numpy.linspace(1, 0, 256)``, and levels are divided by 255
+before they are compared with them, both in floating point. Rounding leaves some levels just below
+the threshold of the same name (4/255 is below ``linspace(1, 0, 256)[251]``), so that at a quarter
+of the thresholds the pixels of one level are missing. The means are those of the toolbox only if
+they are missing here, too.
+
+Where this differs from the published programs: the map is resized to the source image before it is
+stretched; cases in which the toolbox divides by zero are defined (see `protocol_scores`).
 """
 
 from __future__ import annotations
@@ -50,6 +54,11 @@ SCALARS = ("wFm", "Sm", "mae")
 _STRETCH_EPSILON = 1e-8
 _EPSILON = float(np.finfo(np.float64).eps)
 
+THRESHOLDS = np.linspace(1, 0, LEVELS)[::-1]
+"""(256,) float64, from 0 to 1: where maps are cut, in the order of the columns of the curves."""
+# A level reaches a threshold or not whatever the image, so one comparison serves all pixels of it.
+_LOWEST_LEVEL = np.searchsorted(np.arange(LEVELS) / (LEVELS - 1), THRESHOLDS)
+
 
 @dataclass(frozen=True)
 class ProtocolScores:
@@ -57,7 +66,7 @@ class ProtocolScores:
 
     curves: np.ndarray
     """(5, 256) float64, from 0 to 1 (Em to H W / (H W - 1)): a row for each of `CURVES`, a column
-    for each threshold from level 0 (the whole image) to 255."""
+    for each of `THRESHOLDS`, from 0 (the whole image) to 1."""
     scalars: np.ndarray
     """(3,) float64: `SCALARS`."""
 
@@ -166,8 +175,8 @@ def stretched_levels(probability: np.ndarray) -> np.ndarray:
 
 
 def _curves(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    hit = _at_or_above(levels[truth])
-    covered = _at_or_above(levels.ravel())
+    hit = _at_thresholds(levels[truth])
+    covered = _at_thresholds(levels.ravel())
     size, true = truth.size, int(truth.sum())
     any_hit = hit > 0
     negatives = np.maximum(size - true, 1)
@@ -182,9 +191,10 @@ def _curves(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
     )
 
 
-def _at_or_above(levels: np.ndarray) -> np.ndarray:
-    """How many pixels reach each level, (256,) float64."""
-    return np.bincount(levels, minlength=LEVELS)[::-1].cumsum()[::-1].astype(np.float64)
+def _at_thresholds(levels: np.ndarray) -> np.ndarray:
+    """How many pixels reach each threshold, (256,) float64."""
+    at_or_above = np.bincount(levels, minlength=LEVELS)[::-1].cumsum()[::-1]
+    return at_or_above[_LOWEST_LEVEL].astype(np.float64)
 
 
 def _enhanced_alignment(hit: np.ndarray, covered: np.ndarray, true: int, size: int) -> np.ndarray:

@@ -14,11 +14,13 @@ from PIL import Image
 
 from prs_med.data.dataset.index import Split
 from prs_med.data.dataset.small_columns import read_small_columns
+from prs_med.data.dataset.stored import StoredImage, StoredTarget
 from prs_med.data.images import check_same_size, decode_image, decode_mask, load_image, load_mask
 from prs_med.data.listed import ListedQuestion
 from prs_med.data.paths import image_of, mask_of
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import BadRow
+from prs_med.data.split import image_name
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.store import Store
 
@@ -41,10 +43,12 @@ class Question:
     """Patient, study or image: answers about one group are not independent of each other."""
     mask: str = ""
     """The true mask, as the data names it; empty where there is none or it has no name."""
+    answer_lost: bool = False
+    """Whether there is a reference answer that cannot be read; ``answer`` is None then."""
 
 
 class Questions(Protocol):
-    """A sequence of questions. Both methods may read, and be called from several threads."""
+    """A sequence of questions. All methods may read, and be called from several threads."""
 
     def __len__(self) -> int: ...
 
@@ -60,6 +64,14 @@ class Questions(Protocol):
 
         Raises:
             DataError: one of them cannot be used.
+        """
+
+    def truth(self, number: int) -> np.ndarray | None:
+        """The true mask alone, (H, W) bool, also where the image cannot be used; None where there
+        is none. Its size need not be that of the image.
+
+        Raises:
+            DataError: it cannot be used.
         """
 
 
@@ -88,7 +100,7 @@ class AnnotatedQuestions:
             text=record.question,
             answer=record.answer or None,
             modality=record.modality,
-            group=record.group or image,
+            group=record.group or image_name(record.image_path, self._root),
             mask=self._named(record.mask_path),
         )
 
@@ -104,6 +116,12 @@ class AnnotatedQuestions:
         check_same_size(image, mask, record.row_id)
         return image, mask.astype(bool)
 
+    def truth(self, number: int) -> np.ndarray | None:
+        """See :class:`Questions`."""
+        if number >= len(self._records):
+            raise DataError(self._bad_rows[number - len(self._records)].message)
+        return load_mask(self._records[number].mask_path).astype(bool)
+
     def _named(self, path: Path) -> str:
         """A path as the data names it: reports must not show where it lies."""
         return path.resolve().relative_to(self._root).as_posix()
@@ -116,7 +134,8 @@ class AnnotatedQuestions:
             text=row.question,
             answer=row.answer or None,
             modality=row.modality or None,
-            group=row.row_id,
+            group=row.group or row.image or row.row_id,
+            answer_lost=row.answer_lost,
         )
 
 
@@ -166,15 +185,24 @@ class StoredQuestions:
 
     def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
         """See :class:`Questions`."""
+        stored, target, where = self._stored(number)
+        image, mask = decode_image(stored.image, where), decode_mask(target.mask, where)
+        check_same_size(image, mask, where)
+        return image, mask.astype(bool)
+
+    def truth(self, number: int) -> np.ndarray | None:
+        """See :class:`Questions`."""
+        _, target, where = self._stored(number)
+        return decode_mask(target.mask, where).astype(bool)
+
+    def _stored(self, number: int) -> tuple[StoredImage, StoredTarget, str]:
+        """The image, what is said of it, and where both are, for messages."""
         group, within = self._place(number)
         with self._reading:
             row_group = self._row_group(group)
         stored = row_group.target(within)
         (target,) = stored.targets
-        where = f"{target.row_id} ({stored.where})"
-        image, mask = decode_image(stored.image, where), decode_mask(target.mask, where)
-        check_same_size(image, mask, where)
-        return image, mask.astype(bool)
+        return stored, target, f"{target.row_id} ({stored.where})"
 
     def _place(self, number: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._ends, number, "right"))
@@ -226,6 +254,11 @@ class ListedQuestions:
         check_same_size(image, mask, row.row_id)
         return image, mask.astype(bool)
 
+    def truth(self, number: int) -> np.ndarray | None:
+        """See :class:`Questions`."""
+        mask = self._rows[number].mask
+        return load_mask(mask_of(self._root, mask)).astype(bool) if mask else None
+
 
 class ImageQuestions:
     """One question about image files, whose answers nobody knows."""
@@ -245,6 +278,10 @@ class ImageQuestions:
     def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
         """See :class:`Questions`."""
         return load_image(self._paths[number]), None
+
+    def truth(self, number: int) -> np.ndarray | None:
+        """See :class:`Questions`."""
+        return None
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -280,3 +317,7 @@ class SomeQuestions:
     def pixels(self, number: int) -> tuple[Image.Image, np.ndarray | None]:
         """See :class:`Questions`."""
         return self._questions.pixels(self._numbers[number])
+
+    def truth(self, number: int) -> np.ndarray | None:
+        """See :class:`Questions`."""
+        return self._questions.truth(self._numbers[number])

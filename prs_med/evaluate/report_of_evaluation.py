@@ -48,9 +48,19 @@ def case_of(row: Mapping[str, Any], kind: Kind, pixels: Pixels, output: Path) ->
         kind: why it is shown.
         pixels: the image and the true mask.
         output: the folder of the evaluation, which has the predicted mask.
+
+    Raises:
+        DataError: the predicted mask cannot be read, or is of another size than the image.
     """
     image, truth = pixels
     mask_file = output / MASKS / mask_name(row["number"])
+    predicted = _mask(mask_file) if row["error"] is None else None
+    if image and predicted is not None and predicted.shape != (image.height, image.width):
+        height, width = predicted.shape
+        raise DataError(
+            f"{mask_file}: is {width} x {height} pixels and the image {row['image']} "
+            f"{image.width} x {image.height}: it is not the image that was evaluated"
+        )
     return Case(
         title=row["row_id"],
         kind=kind,
@@ -63,7 +73,7 @@ def case_of(row: Mapping[str, Any], kind: Kind, pixels: Pixels, output: Path) ->
         error=row["error"],
         image=image,
         truth=truth,
-        predicted=_mask(mask_file) if row["error"] is None else None,
+        predicted=predicted,
     )
 
 
@@ -75,5 +85,12 @@ def _pixels(questions: Questions, row: Mapping[str, Any]) -> Pixels:
 
 
 def _mask(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        return np.asarray(image) > 0
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            return np.asarray(image) > 0
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise DataError(
+            f"{file}: {reason}; pictures need the masks of the evaluation, --pictures 0 does "
+            "without"
+        ) from None

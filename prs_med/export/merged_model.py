@@ -5,6 +5,7 @@
     config.json  model.safetensors  generation_config.json   a LLaVA model, the adapter merged in
     processor_config.json  tokenizer.json  ...                its processor
     segmentation.safetensors  settings.yaml  model.json       as in a folder with trained weights
+    split.json                                                the same, if it is there
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from prs_med.model.llava_loading import load_llava
 from prs_med.model.llava_weights import read_weights
 from prs_med.model.mllm import Mllm, load_tokenizer
 from prs_med.model.trained_weights import (
+    SPLIT,
     TrainedModel,
     in_bits,
     load_trained_segmentation,
@@ -100,6 +102,8 @@ def export_merged(
     _write_processor(draft, layout, tokenizer)
     for name in ("segmentation.safetensors", "model.json"):
         shutil.copyfile(folder / name, draft / name)
+    if trained.split is not None:
+        (draft / SPLIT).write_bytes(trained.split)
     save_settings(_of_merged(settings, dtype), draft / "settings.yaml")
     draft.rename(output)
 
@@ -123,7 +127,7 @@ def load_merged(folder: Path, load_4bit: bool | None = None) -> TrainedModel:
     segmentation = load_trained_segmentation(
         trained, mllm.hidden_size, settings.decoder_dropout, trained.modalities
     ).eval()
-    return TrainedModel(mllm, segmentation, layout, settings, trained.modalities)
+    return TrainedModel(mllm, segmentation, layout, settings, trained.modalities, trained.split)
 
 
 def _of_merged(settings: Settings, dtype: Precision) -> Settings:

@@ -24,7 +24,7 @@ from prs_med.model.initial_weights import (
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, add_lora, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
-from prs_med.model.trained_weights import save_trained
+from prs_med.model.trained_weights import SPLIT, save_trained
 
 _ENCODER = "image_encoder."
 _FROZEN = "frozen segmentation side"
@@ -62,6 +62,7 @@ def export_trained(reader: CheckpointReader, folder: Path, **moved: str | None) 
         settings,
         modalities,
         {"step": state["step"], **state["scores"]},
+        reader.file(SPLIT),
     )
 
 

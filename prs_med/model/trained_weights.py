@@ -8,6 +8,7 @@
     mllm/                       instead of adapter/ after full fine-tuning: a transformers model
     segmentation.safetensors    encoder, mask decoder and modality head, fp32
     tokenizer/                  the base model's tokenizer
+    split.json                  which images the training had in which split, if it is known
 
 The base model's frozen weights are referred to, not copied.
 """
@@ -39,6 +40,7 @@ from prs_med.settings_io import load_settings, save_settings
 from prs_med.storage.replaced_folder import replace_folder
 
 FORMAT_VERSION = 1
+SPLIT = "split.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class TrainedModel:
     layout: LlavaLayout
     settings: Settings
     modalities: tuple[str, ...]
+    split: bytes | None = None
+    """The content of ``split.json``; None where there is none."""
 
 
 def save_trained(
@@ -61,6 +65,7 @@ def save_trained(
     settings: Settings,
     modalities: tuple[str, ...],
     results: Mapping[str, Any],
+    split: bytes | None = None,
 ) -> None:
     """Write ``folder``, replacing an older one as a whole.
 
@@ -69,6 +74,7 @@ def save_trained(
             them after full fine-tuning.
         segmentation_state: full state of the segmentation branch.
         results: numbers to keep beside the weights, such as validation scores.
+        split: content of ``split.json``; None writes none.
     """
     draft = folder.with_name(folder.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -87,6 +93,8 @@ def save_trained(
     tokenizer.save_pretrained(str(draft / "tokenizer"))
     save_settings(settings, draft / "settings.yaml")
     write_description(draft, settings.vlm_path, modalities, results)
+    if split is not None:
+        (draft / SPLIT).write_bytes(split)
     replace_folder(draft, folder)
 
 
@@ -111,6 +119,9 @@ class TrainedFolder:
     base_model: str
     settings: Settings
     modalities: tuple[str, ...]
+    split: bytes | None
+    """The content of ``split.json``; None where there is none, as in folders of earlier
+    versions."""
 
 
 def open_trained(folder: Path) -> TrainedFolder:
@@ -121,7 +132,8 @@ def open_trained(folder: Path) -> TrainedFolder:
     """
     about = _read_about(folder / "model.json")
     settings = _read_settings(folder / "settings.yaml")
-    return TrainedFolder(folder, about["base_model"], settings, tuple(about["modalities"]))
+    modalities = tuple(about["modalities"])
+    return TrainedFolder(folder, about["base_model"], settings, modalities, _read_split(folder))
 
 
 def load_trained(
@@ -148,7 +160,7 @@ def load_trained(
     segmentation = load_trained_segmentation(
         trained, mllm.hidden_size, settings.decoder_dropout, trained.modalities
     ).eval()
-    return TrainedModel(mllm, segmentation, layout, settings, trained.modalities)
+    return TrainedModel(mllm, segmentation, layout, settings, trained.modalities, trained.split)
 
 
 def in_bits(settings: Settings, load_4bit: bool | None) -> Settings:
@@ -176,6 +188,15 @@ def _read_about(file: Path) -> dict[str, Any]:
         if name not in about:
             raise CheckpointError(f"{file}: entry {name!r} is missing")
     return dict(about)
+
+
+def _read_split(folder: Path) -> bytes | None:
+    try:
+        return (folder / SPLIT).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{folder / SPLIT}: {error.strerror}") from None
 
 
 def _read_settings(file: Path) -> Settings:

@@ -39,6 +39,7 @@ from prs_med.data_config import (
 )
 from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
+from prs_med.storage.results_folder import check_file, check_folder, claim_folder
 
 
 @program
@@ -51,24 +52,18 @@ def main(argv: Sequence[str]) -> int:
 def run_build(settings: BuildSettings) -> int:
     """``build``."""
     from prs_med.data.dataset.build import Layout, build
-    from prs_med.data.rows import annotation_paths, tasks_in
-    from prs_med.data.sources import read_annotations
-    from prs_med.data.split import held_out_text, split_records
+    from prs_med.data.rows import divide_usable, read_records
     from prs_med.storage.location import open_store
 
-    annotations = read_annotations(
-        Path(settings.data_root),
-        annotation_paths(settings.ann_paths),
-        settings.on_bad_rows,
-        settings.group_column,
-        tasks_in(settings.tasks),
+    annotations = read_records(settings)
+    splits, unusable = divide_usable(
+        annotations.records, settings, settings.seed, settings.num_workers, show_progress=True
     )
-    splits = split_records(annotations.records, settings.val_fraction, settings.seed)
     _list("rows with commas outside quotes were repaired", annotations.repaired_rows)
-    _list("patients or studies are in several splits, as labelled", splits.shared_groups)
-    held_out = held_out_text(settings.val_fraction) if splits.held_out else ""
-    if held_out:
-        print(held_out)
+    if splits.shared_groups:
+        print("\n  ".join([f"{splits.shared_groups_text}:", *splits.shared_groups]))
+    if splits.how:
+        print(splits.how)
     built = build(
         splits,
         Path(settings.data_root),
@@ -79,14 +74,16 @@ def run_build(settings: BuildSettings) -> int:
             shuffle=settings.shuffle,
             seed=settings.seed,
         ),
-        held_out=held_out,
+        held_out=splits.how,
         skip_bad_rows=settings.on_bad_rows == "skip",
         allow_duplicates=settings.allow_duplicates,
         workers=settings.num_workers,
         show_progress=True,
     )
-    _list("bad rows were skipped", [*annotations.bad_rows, *built.bad_rows])
+    _list("bad rows were skipped", [*annotations.bad_rows, *unusable, *built.bad_rows])
     _list("images or masks are in several splits", built.index.duplicates)
+    if built.removed:
+        print(f"{built.removed} shards of an earlier build that was not finished were removed")
     for name, split in built.index.splits.items():
         print(f"{name}: {split.rows} images, {split.targets} questions, {len(split.shards)} shards")
     state = f"{built.written} shards written" if built.written else "there already"
@@ -104,7 +101,7 @@ def _list(what: str, lines: Sequence[str]) -> None:
 
 def run_synthesize(settings: SynthesizeSettings) -> int:
     """``synthesize``."""
-    output = Path(settings.output)
+    output = check_folder("output", settings.output)
     if output.exists() and any(output.iterdir()):
         raise SettingError(f"--output {output} is not empty: give a new folder")
 
@@ -118,24 +115,35 @@ def run_synthesize(settings: SynthesizeSettings) -> int:
 
 def run_check(settings: CheckSettings) -> int:
     """``check``."""
+    output = check_file("output", settings.output) if settings.output else None
+
     from prs_med.data.dataset.check import check
+    from prs_med.data.position_words import position_words
     from prs_med.storage.location import open_store
 
-    findings = check(open_store(settings.data), settings.num_workers, show_progress=True)
+    tables = position_words(settings.position_words)
+    findings = check(open_store(settings.data), settings.num_workers, True, tables)
     print(findings.table())
-    if settings.output:
-        findings.write(Path(settings.output))
-        print(f"all findings: {settings.output}")
+    if output:
+        try:
+            findings.write(output)
+        except OSError as error:
+            raise SettingError(f"--output {output}: {error.strerror}") from None
+        print(f"all findings: {output}")
     return 1 if findings.errors else 0
 
 
 def run_stats(settings: StatsSettings) -> int:
     """``stats``."""
-    from prs_med.data.dataset.stats import stats
+    output = check_folder("output_dir", settings.output_dir)
+
+    from prs_med.data.dataset.stats import RESULTS, stats
+    from prs_med.data.position_words import position_words
     from prs_med.storage.location import open_store
 
-    output = Path(settings.output_dir)
-    found = stats(open_store(settings.data), settings.pictures, show_progress=True)
+    tables = position_words(settings.position_words)
+    found = stats(open_store(settings.data), settings.pictures, True, tables)
+    claim_folder("output_dir", output, found.made_by, RESULTS, overwrite=settings.overwrite)
     found.write(output)
     print(found.table())
     print(f"details and pictures: {output}")
@@ -144,10 +152,13 @@ def run_stats(settings: StatsSettings) -> int:
 
 def run_annotate(settings: AnnotateSettings) -> int:
     """``annotate``."""
+    root = Path(settings.data_root)
+    output = root / "annotations" / "annotated.csv"
+    if settings.output is not None:
+        output = check_file("output", settings.output)
+
     from prs_med.data.annotate import annotate, find_pairs
 
-    root = Path(settings.data_root)
-    output = Path(settings.output) if settings.output else root / "annotations" / "annotated.csv"
     summary = annotate(
         root,
         find_pairs(root, Path(settings.pairs) if settings.pairs else None),
@@ -166,12 +177,14 @@ def run_annotate(settings: AnnotateSettings) -> int:
 
 def run_slices(settings: SlicesSettings) -> int:
     """``slices``."""
+    output = check_folder("output", settings.output)
+
     from prs_med.data.scans.slices import write_slices
 
     summary = write_slices(
         Path(settings.scans),
         Path(settings.masks) if settings.masks else None,
-        Path(settings.output),
+        output,
         task=settings.task,
         modality=settings.modality or settings.task,
         split=settings.split,

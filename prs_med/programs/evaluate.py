@@ -11,6 +11,7 @@ python launch/eval.py compare runs/a/evaluation runs/b/evaluation
 
 An evaluation writes report.html (and report.md), metrics.json, per_sample.parquet and masks/ to
 OUTPUT_DIR. A question that cannot be answered is listed and counts as wrong; --strict stops at it.
+What another command made in OUTPUT_DIR is not replaced without --overwrite.
 Exit status: 0 done, 2 a mistake in settings, data or weights.
 """
 
@@ -23,6 +24,7 @@ from prs_med.answering_config import ComparisonSettings, EvaluationSettings
 from prs_med.config import SettingError
 from prs_med.programs.program import program
 from prs_med.settings_io import parse_settings
+from prs_med.storage.results_folder import check_folder, check_unclaimed, claim_folder
 
 _PROGRAM = "python launch/eval.py"
 _COMPARISON = """Compare evaluations with the first of them.
@@ -50,26 +52,30 @@ def main(argv: Sequence[str]) -> int:
 
 def evaluate_split(settings: EvaluationSettings) -> None:
     """Answer every question of the split, score the answers and write the results."""
+    output = check_folder("output_dir", settings.output_dir)
     # Slow to import, and a mistake in the settings should show at once.
     from prs_med.evaluate.answering import Answerer
-    from prs_med.evaluate.evaluation import evaluate
+    from prs_med.evaluate.evaluation import RESULTS, evaluate
     from prs_med.evaluate.open_questions import open_split
     from prs_med.evaluate.processes import this_process
     from prs_med.evaluate.report_of_evaluation import write_report
     from prs_med.evaluate.results_files import write_results
     from prs_med.evaluate.table import table
-    from prs_med.evaluate.unfinished import clear_up
+    from prs_med.evaluate.unfinished import clear_up, made_by
 
+    checkpoint = {"command": "eval", "checkpoint": settings.checkpoint}
+    check_unclaimed("output_dir", output, checkpoint, RESULTS, overwrite=settings.overwrite)
     rank = this_process()
     answerer = Answerer.load(settings)
-    opened = open_split(settings, answerer.settings, settings.strict)
+    opened = open_split(settings, answerer.settings, settings.strict, answerer.split)
+    maker = made_by("eval", answerer, opened, settings)
+    claim_folder("output_dir", output, maker, RESULTS, overwrite=settings.overwrite)
     result = evaluate(answerer, opened, settings, rank)
     if result is None:
         return
-    output = Path(settings.output_dir)
     write_results(output, result.metrics, result.rows)
     write_report(output, result, opened.questions, settings.pictures)
-    clear_up(output)
+    clear_up(result.unfinished)
     print(table(result.metrics))
     print(f"report: {output / 'report.html'}")
 
@@ -83,6 +89,7 @@ def compare(argv: Sequence[str]) -> None:
         raise SettingError(
             "compare: give two folders or more, each once: python launch/eval.py compare A B"
         )
+    check_folder("output_dir", settings.output_dir)
     from prs_med.evaluate.compare import compare_evaluations
     from prs_med.evaluate.table import comparison_table
     from prs_med.report.comparison_report import HTML

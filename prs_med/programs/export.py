@@ -49,6 +49,7 @@ from prs_med.config import (
 from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
 from prs_med.storage import strict_json
+from prs_med.storage.results_folder import check_folder
 
 
 @program
@@ -139,11 +140,13 @@ def run_export(settings: ExportSettings) -> int:
 
 def run_import(settings: ImportSettings) -> int:
     """``import-released``."""
+    output = check_folder("output_dir", settings.output_dir)
+
     from prs_med.model.released import RELEASED_MODALITIES, import_released
 
     import_released(
         Path(settings.released),
-        Path(settings.output_dir),
+        output,
         settings.vlm_path,
         tuple(names_in(settings.modalities)) if settings.modalities else RELEASED_MODALITIES,
         settings.vision_tower,
@@ -154,7 +157,7 @@ def run_import(settings: ImportSettings) -> int:
 
 def _new(output_dir: str) -> Path:
     """The folder to write; refused before anything is computed if it is there."""
-    output = Path(output_dir)
+    output = check_folder("output_dir", output_dir)
     if output.exists():
         raise SettingError(f"--output_dir {output} exists already: name a new folder, or remove it")
     return output

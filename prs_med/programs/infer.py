@@ -17,12 +17,12 @@ given again. Exit status: 0 done, 2 a mistake in settings, data or weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prs_med.answering_config import InferenceSettings
 from prs_med.config import SettingError
 from prs_med.programs.program import program
 from prs_med.settings_io import parse_settings
+from prs_med.storage.results_folder import check_folder, claim_folder, description, made_by_in
 
 
 @program
@@ -38,16 +38,22 @@ def run(settings: InferenceSettings) -> None:
     """Answer every question and write what was answered."""
     # Slow to import, and a mistake in the settings should show at once.
     from prs_med.evaluate.answering import Answerer
-    from prs_med.evaluate.inference import RESULTS, infer
+    from prs_med.evaluate.inference import RESULTS, WRITTEN, infer
     from prs_med.evaluate.open_questions import open_asked
     from prs_med.evaluate.processes import this_process
+    from prs_med.evaluate.unfinished import made_by
 
     rank = this_process()
-    output = Path(settings.output_dir)
+    output = check_folder("output_dir", settings.output_dir)
     if rank.index == 0 and (output / RESULTS).exists():
-        raise SettingError(f"--output_dir {output} already holds results: give another folder")
+        maker = description(made_by_in(output)) or "something of unknown origin"
+        raise SettingError(
+            f"--output_dir {output}, {maker}, already holds results: give another folder"
+        )
     answerer = Answerer.load(settings)
-    rows = infer(answerer, open_asked(settings, answerer.settings), settings, rank)
+    opened = open_asked(settings, answerer.settings, answerer.split)
+    claim_folder("output_dir", output, made_by("infer", answerer, opened, settings), WRITTEN)
+    rows = infer(answerer, opened, settings, rank)
     if rows is None:
         return
     if settings.image:

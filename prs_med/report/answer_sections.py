@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prs_med.report import numbers
-from prs_med.report.content import Block, Cell, Column, Note, Section, Table
-from prs_med.report.measures import POSITION, TEXT
+from prs_med.report.content import Block, Cell, Column, Listing, Note, Section, Table
+from prs_med.report.measures import POSITION, TEXT, left_out, of_how_many
 from prs_med.report.modality_table import summary_table
+
+_SHOWN = 200
+"""Most contradictions that a page lists; metrics.json has all."""
 
 
 def position_section(metrics: dict[str, Any]) -> Section:
@@ -20,21 +23,54 @@ def position_section(metrics: dict[str, Any]) -> Section:
         "Position",
         "Whether the answer names the zone of the image in which the structure lies, and whether "
         "words and mask tell the same; left and right are those of the picture, not the patient's.",
-        [table, confusion_table(metrics["all"]["position"]["confusion"])],
+        [
+            table,
+            *confusion_table(metrics["all"]["position"]["confusion"]),
+            *_position_notes(metrics),
+        ],
     )
 
 
-def confusion_table(confusion: dict[str, Any]) -> Block:
-    """How often which zone was answered where which is true, shaded by the share of the row."""
+def _position_notes(metrics: dict[str, Any]) -> list[Block]:
+    """What the tables leave out, and where the data contradict themselves."""
+    notes: list[Block] = []
+    others = metrics["all"]["position"]["other_language"]
+    if others:
+        notes.append(
+            Note(
+                f"Not scored (n/a): {numbers.counted(others, 'question')} in a language that is "
+                "not read; --position_words gives its words."
+            )
+        )
+    disagreements = metrics["disagreements"]
+    if disagreements:
+        shown = disagreements[:_SHOWN]
+        notes.append(
+            Note(
+                f"{numbers.counted(len(disagreements), 'reference answer')} of another place than "
+                "the true mask has. The mask counts"
+                + (f"; the first {_SHOWN} are listed." if len(disagreements) > _SHOWN else ".")
+            )
+        )
+        notes.append(
+            Listing([(one["row_id"], f"mask {one['true_zone']}: {one['answer']}") for one in shown])
+        )
+    return notes
+
+
+def confusion_table(confusion: dict[str, Any]) -> list[Block]:
+    """How often which zone was answered where which is true, shaded by the share of the row; and of
+    how many questions."""
     if not any(map(sum, confusion["counts"])):
-        return Note("No confusion of zones to show: no question has one true zone.")
+        return [Note("No confusion of zones to show: no question has one true zone.")]
     rows = [
         _confusion_row(zone, confusion["columns"], counts)
         for zone, counts in zip(confusion["rows"], confusion["counts"], strict=True)
     ]
-    return Table(
+    table = Table(
         "Confusion of zones: a row for each true zone, a column for each answered one "
-        "(none: no zone or an unclear one); percent of the row, right answers marked with a tick",
+        "(unclear: no zone, several, or in words that are not understood); percent of the row, "
+        "right answers marked with a tick",
         (
             Column("True zone", kind="name"),
             *(Column(zone, kind="number") for zone in confusion["columns"]),
@@ -42,6 +78,8 @@ def confusion_table(confusion: dict[str, Any]) -> Block:
         rows,
         sortable=False,
     )
+    counts = "; ".join((of_how_many(confusion), *left_out(confusion)))
+    return [table, Note(f"Questions with one true zone, as far as it is known: {counts}.")]
 
 
 def _confusion_row(zone: str, columns: list[str], counts: list[int]) -> tuple[Cell, ...]:
@@ -79,8 +117,9 @@ def text_section(metrics: dict[str, Any]) -> Section:
 
 def _bleu(group: dict[str, Any]) -> Cell:
     value = group["text"]["bleu"]
-    missing = () if value is not None else ("no reference answers to compare with",)
-    return Cell(numbers.score(value), missing, value)
+    counts = group["text"]["bleu_counts"]
+    shown = of_how_many(counts) if value is not None else "no reference answers to compare with"
+    return Cell(numbers.score(value), (shown, *left_out(counts)), value)
 
 
 def judges_section(metrics: dict[str, Any]) -> Section | None:
@@ -90,15 +129,16 @@ def judges_section(metrics: dict[str, Any]) -> Section | None:
     if not rows:
         return None
     table = Table(
-        "Judges: share of yes among all replies",
+        "Judges: share of yes among all answers",
         (
             Column("Judge", kind="name"),
             Column("Question", kind="name"),
             Column("Modality", kind="name"),
-            Column("Accuracy", "yes among all replies"),
+            Column("Accuracy", "yes among all answers"),
             Column("Yes"),
             Column("No"),
             Column("Unparsed", "neither yes nor no"),
+            Column("Failed", "no answer to judge"),
         ),
         rows,
     )
@@ -106,18 +146,21 @@ def judges_section(metrics: dict[str, Any]) -> Section | None:
         "judges",
         "Judges",
         "Language models were asked whether the answers are right; a reply that is neither yes nor "
-        "no counts as not yes.",
+        "no counts as not yes, and so does a question without an answer.",
         [table],
     )
 
 
 def _judge_row(modality: str, judge: dict[str, Any]) -> tuple[Cell, ...]:
     accuracy = judge["accuracy"]
-    missing = () if accuracy is not None else ("nothing was judged",)
+    shown = of_how_many(judge) if accuracy is not None else "nothing was judged"
     return (
         Cell(judge["judge"], sort=judge["judge"]),
         Cell(judge["prompt"], sort=judge["prompt"]),
         Cell(modality, sort=modality),
-        Cell(numbers.percent(accuracy), missing, accuracy),
-        *(Cell(numbers.count(judge[key]), sort=judge[key]) for key in ("yes", "no", "unparsed")),
+        Cell(numbers.percent(accuracy), (shown, *left_out(judge)), accuracy),
+        *(
+            Cell(numbers.count(judge[key]), sort=judge[key])
+            for key in ("yes", "no", "unparsed", "failures")
+        ),
     )

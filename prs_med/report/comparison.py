@@ -15,6 +15,7 @@ METRICS = (
     "zone_correct",
     "near_center_correct",
     "answer_agrees_with_mask",
+    "answer_unclear",
     "rouge_l",
 )
 """What is compared, as the rows name it."""
@@ -161,7 +162,15 @@ def _compared(
             for name, rows in by_id.items()
         }
         pairs = paired_differences(scores, groups, resamples)
-        found[metric] = {name: _as_json(pair) for name, pair in pairs.items()}
+        compared = [
+            row_id
+            for row_id in baseline
+            if all(run.get(row_id) is not None for run in scores.values())
+        ]
+        found[metric] = {
+            name: _as_json(pair) | _failures((baseline, by_id[name]), compared)
+            for name, pair in pairs.items()
+        }
     return found
 
 
@@ -171,6 +180,16 @@ def _as_json(pair: PairedDifference) -> dict[str, Any]:
         "second": asdict(pair.second),
         "difference": asdict(pair.difference),
         "left_out": pair.left_out,
+    }
+
+
+def _failures(pair: Sequence[Mapping[str, Row]], compared: Sequence[str]) -> dict[str, list[int]]:
+    """How many questions failed in each run of a pair, of those compared and of those left out."""
+    failed = [{row_id for row_id, row in rows.items() if row["error"]} for rows in pair]
+    among = [len(one.intersection(compared)) for one in failed]
+    return {
+        "failures": among,
+        "failures_left_out": [len(one) - inside for one, inside in zip(failed, among, strict=True)],
     }
 
 

@@ -24,13 +24,25 @@ from prs_med.report.content import (
 )
 from prs_med.report.drafted_file import write_whole
 from prs_med.report.markdown import markdown_page
-from prs_med.report.measures import AGREEMENT, DICE, HD95, IOU, NEAR_CENTER, ROUGE_L, ZONE, Measure
+from prs_med.report.measures import (
+    AGREEMENT,
+    DICE,
+    HD95,
+    IOU,
+    NEAR_CENTER,
+    ROUGE_L,
+    UNCLEAR,
+    ZONE,
+    Measure,
+)
 from prs_med.report.measures import interval as interval_text
 from prs_med.report.page import html_page
 
 HTML = "comparison.html"
 MARKDOWN = "comparison.md"
 JSON = "comparison.json"
+RESULTS = (HTML, MARKDOWN, JSON)
+"""What a comparison writes into its folder."""
 _MEASURES = {
     "dice": DICE,
     "iou": IOU,
@@ -38,6 +50,7 @@ _MEASURES = {
     "zone_correct": ZONE,
     "near_center_correct": NEAR_CENTER,
     "answer_agrees_with_mask": AGREEMENT,
+    "answer_unclear": UNCLEAR,
     "rouge_l": ROUGE_L,
 }
 _IN_FIGURES = ("dice", "zone_correct", "answer_agrees_with_mask")
@@ -150,8 +163,8 @@ def _section(comparison: dict[str, Any], other: str, number: int) -> Section:
             Column("Verdict", kind="name"),
             Column(baseline, "mean"),
             Column(other, "mean"),
-            Column("n"),
-            Column("Left out", "no score in some run"),
+            Column("n", f"failed in {baseline} / {other}"),
+            Column("Left out", f"no score in some run; failed in {baseline} / {other}"),
         ),
         [
             _row(name, _MEASURES[metric], group[metric][other])
@@ -183,9 +196,15 @@ def _row(modality: str, measure: Measure, pair: dict[str, Any]) -> tuple[Cell, .
         Cell(verdict, sort=verdict, tone=tone),
         Cell(measure.show(pair["first"]["mean"]), sort=pair["first"]["mean"]),
         Cell(measure.show(pair["second"]["mean"]), sort=pair["second"]["mean"]),
-        Cell(numbers.count(difference["n"]), sort=difference["n"]),
-        Cell(numbers.count(pair["left_out"]), sort=pair["left_out"]),
+        Cell(numbers.count(difference["n"]), _failed(pair["failures"]), difference["n"]),
+        Cell(numbers.count(pair["left_out"]), _failed(pair["failures_left_out"]), pair["left_out"]),
     )
+
+
+def _failed(of_runs: list[int]) -> tuple[str, ...]:
+    """How many questions failed in either run, if any did."""
+    first, second = of_runs
+    return (f"{numbers.count(first)} / {numbers.count(second)} failed",) if any(of_runs) else ()
 
 
 def _difference_cell(difference: dict[str, Any], measure: Measure) -> Cell:

@@ -14,7 +14,16 @@ from prs_med.report.charts.intervals import interval_strip
 from prs_med.report.content import Facts, Note, Page, Section, Tile, Tiles
 from prs_med.report.drafted_file import write_whole
 from prs_med.report.markdown import markdown_page
-from prs_med.report.measures import AGREEMENT, DICE, IOU, ZONE, Measure, interval
+from prs_med.report.measures import (
+    AGREEMENT,
+    DICE,
+    IOU,
+    ZONE,
+    Measure,
+    interval,
+    left_out,
+    of_how_many,
+)
 from prs_med.report.page import html_page
 from prs_med.report.sample_sections import cases_section, failures_section, samples_section
 from prs_med.report.segmentation_sections import (
@@ -95,7 +104,8 @@ def _headline(everything: dict[str, Any]) -> Section:
     return Section(
         "headline",
         "In short",
-        "Means over all questions. The 95 % interval draws whole groups (all questions about one "
+        "Means over n questions, of which those that failed count as wrong; left out are questions "
+        "that cannot have a score. The 95 % interval draws whole groups (all questions about one "
         "image or patient), so it does not count related questions as independent.",
         [Tiles([_tile(everything[part][measure.key], measure) for part, measure in _HEADLINE])],
     )
@@ -104,7 +114,8 @@ def _headline(everything: dict[str, Any]) -> Section:
 def _tile(summary: dict[str, Any], measure: Measure) -> Tile:
     name = measure.name
     if summary["mean"] is None:
-        return Tile(name, numbers.NOT_AVAILABLE, (measure.missing,), measure.explanation)
+        missing = (measure.missing, *left_out(summary))
+        return Tile(name, numbers.NOT_AVAILABLE, missing, measure.explanation)
     span = interval(summary, measure.show)
     has_interval = summary["low"] is not None
     return Tile(
@@ -112,8 +123,9 @@ def _tile(summary: dict[str, Any], measure: Measure) -> Tile:
         measure.show(summary["mean"]),
         (
             span,
-            f"{'95 % interval, ' if has_interval else ''}n {numbers.count(summary['n'])} in "
+            f"{'95 % interval, ' if has_interval else ''}{of_how_many(summary)} in "
             f"{numbers.counted(summary['groups'], 'group')}",
+            *left_out(summary),
         ),
         measure.explanation,
         interval_strip(summary, f"{name} {measure.show(summary['mean'])} between 0 and 1"),

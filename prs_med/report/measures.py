@@ -84,7 +84,15 @@ MASK_ZONE = Measure(
     _NO_TRUE_PLACE,
     **_SHARE,
 )
-POSITION = (ZONE, NEAR_CENTER, AGREEMENT, MASK_ZONE)
+UNCLEAR = Measure(
+    "unclear_answers",
+    "Unclear answers",
+    "answers that name no zone, or not one in words that are understood; they are wrong, too",
+    "no answer is in a language that is read",
+    **_SHARE,
+    higher_is_better=False,
+)
+POSITION = (ZONE, NEAR_CENTER, AGREEMENT, MASK_ZONE, UNCLEAR)
 
 ROUGE_L = Measure("rouge_l", "ROUGE-L", "longest common run of words", _NO_REFERENCE)
 TEXT = (
@@ -99,12 +107,28 @@ MEASURES = {measure.key: measure for measure in (*SEGMENTATION, *POSITION, *TEXT
 
 
 def summary_cell(summary: dict[str, Any], measure: Measure) -> Cell:
-    """Mean of a summary with its interval, spread and number of values."""
+    """Mean of a summary with its interval and spread, of how many values, and how many failed."""
     if summary["mean"] is None:
-        return Cell(numbers.NOT_AVAILABLE, (measure.missing,))
+        return Cell(numbers.NOT_AVAILABLE, (measure.missing, *left_out(summary)))
     spread = "" if summary["sd"] is None else f"sd {measure.show(summary['sd'])}, "
-    detail = (interval(summary, measure.show), f"{spread}n {numbers.count(summary['n'])}")
-    return Cell(measure.show(summary["mean"]), detail, summary["mean"])
+    detail = (interval(summary, measure.show), f"{spread}{of_how_many(summary)}")
+    return Cell(measure.show(summary["mean"]), (*detail, *left_out(summary)), summary["mean"])
+
+
+def of_how_many(counts: dict[str, Any]) -> str:
+    """How many questions a figure is the mean of, and how many of them failed."""
+    failed = f", {numbers.count(counts['failures'])} failed" if counts["failures"] else ""
+    return f"n {numbers.count(counts['n'])}{failed}"
+
+
+def left_out(counts: dict[str, Any]) -> tuple[str, ...]:
+    """How many questions have no value for a figure, and how many of them failed; nothing where all
+    have one."""
+    if not counts["left_out"]:
+        return ()
+    failed = counts["failures_left_out"]
+    of_them = f", {numbers.count(failed)} failed" if failed else ""
+    return (f"left out {numbers.count(counts['left_out'])}{of_them}",)
 
 
 def interval(summary: dict[str, Any], show: Callable[[float | None], str]) -> str:

@@ -10,7 +10,7 @@ from prs_med.report.charts.histogram import histogram, spread_in_words
 from prs_med.report.charts.intervals import Interval, interval_chart
 from prs_med.report.charts.reliability import reliability_chart
 from prs_med.report.content import Cell, Column, Figure, Figures, Note, Section, Table
-from prs_med.report.measures import DICE, HD95, IOU, SEGMENTATION, Measure
+from prs_med.report.measures import DICE, HD95, IOU, SEGMENTATION, Measure, left_out, of_how_many
 from prs_med.report.modality_table import by_modality, summary_table
 
 ALL = "All"
@@ -59,7 +59,11 @@ def protocol_section(metrics: dict[str, Any]) -> Section:
     """The scores of the published protocol, named apart."""
     table = Table(
         "Published protocol by modality",
-        (Column("Modality", kind="name"), *(Column(key) for key in _PROTOCOL)),
+        (
+            Column("Modality", kind="name"),
+            Column("n", "questions in every score of the row"),
+            *(Column(key) for key in _PROTOCOL),
+        ),
         *by_modality(metrics, _protocol_row),
     )
     return Section(
@@ -89,7 +93,7 @@ def calibration_section(metrics: dict[str, Any]) -> Section:
         "Expected calibration error by modality",
         (
             Column("Modality", kind="name"),
-            Column("ECE", "0 is perfect"),
+            Column("ECE", "0 is perfect; questions that failed have no probabilities"),
             Column("Pixels"),
         ),
         *by_modality(metrics, _calibration_row),
@@ -121,13 +125,17 @@ def _groups(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _protocol_row(group: dict[str, Any]) -> list[Cell]:
     scores = group["published_protocol"]
-    return [Cell(numbers.score(scores[key]), sort=scores[key]) for key in _PROTOCOL]
+    failed = (f"{numbers.count(scores['failures'])} failed",) if scores["failures"] else ()
+    n = Cell(numbers.count(scores["n"]), (*failed, *left_out(scores)), scores["n"])
+    return [n, *(Cell(numbers.score(scores[key]), sort=scores[key]) for key in _PROTOCOL)]
 
 
 def _calibration_row(group: dict[str, Any]) -> list[Cell]:
-    ece = group["calibration"]["ece"]
-    pixels = sum(point["pixels"] for point in group["calibration"]["curve"])
+    calibration = group["calibration"]
+    ece = calibration["ece"]
+    pixels = sum(point["pixels"] for point in calibration["curve"])
+    shown = "no pixels" if ece is None else of_how_many(calibration)
     return [
-        Cell(numbers.score(ece), () if ece is not None else ("no pixels",), ece),
+        Cell(numbers.score(ece), (shown, *left_out(calibration)), ece),
         Cell(numbers.count(pixels), sort=pixels),
     ]

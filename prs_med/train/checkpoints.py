@@ -73,12 +73,14 @@ class Checkpoints:
         epoch_steps: float,
         fixed_buffers: Mapping[str, np.ndarray],
         fixed_state: Mapping[str, Any],
+        fixed_files: Mapping[str, bytes],
     ) -> None:
         """
         Args:
             epoch_steps: steps of an epoch.
             fixed_buffers: whole arrays to keep in every checkpoint.
             fixed_state: JSON values to keep in every checkpoint.
+            fixed_files: further files to keep in every checkpoint, by name.
         """
         self._settings = settings
         self._rank = rank
@@ -88,6 +90,7 @@ class Checkpoints:
         self._fixed_buffers = dict(fixed_buffers)
         self._fixed_state = {**fixed_state, "settings": dataclasses.asdict(settings)}
         self._fixed_state["versions"] = versions()
+        self._fixed_files = dict(fixed_files)
         self._states = {
             name: EngineState(engine, engines.averages_of)
             for name, engine in engines.trained.items()
@@ -257,7 +260,7 @@ class Checkpoints:
                 "step": step,
                 "average_updates": self._engines.average_updates,
             }
-            snapshot.files = self._metrics_so_far()
+            snapshot.files = {**self._fixed_files, **self._metrics_so_far()}
         self._last = CheckpointName(self._places.attempt.number, step)
         self._saver.save(self._last, snapshot)
         self._pending = False

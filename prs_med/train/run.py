@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,14 +15,16 @@ from transformers import PreTrainedTokenizerBase
 
 from prs_med.checkpoint.manifest import Manifest
 from prs_med.config import Settings, names_in
-from prs_med.data.augment import Augmentation
+from prs_med.data.augment import Augmentation, words_can_be_flipped
 from prs_med.data.collate import Collator
+from prs_med.data.contents import content_digests
 from prs_med.data.order import Rank
 from prs_med.data.prompt import PromptEncoder
-from prs_med.data.records import DataError
+from prs_med.data.records import DataError, Record
 from prs_med.data.rows import read_records, verify_files
 from prs_med.data.samples import Preparation
-from prs_med.data.split import Splits, held_out_text, split_records
+from prs_med.data.split import Splits, divide
+from prs_med.data.stored_split import StoredSplit
 from prs_med.data.stream.streamed_data import StreamedData, StreamOptions
 from prs_med.data.training_data import LocalData, TrainingData
 from prs_med.export.trained_folder import export_trained
@@ -40,6 +42,7 @@ from prs_med.model.liger import require_liger, use_liger_kernel
 from prs_med.model.llava_layouts import LlavaLayout, read_layout
 from prs_med.model.mllm import Mllm, flops_per_token, load_tokenizer
 from prs_med.model.segmentation import SegmentationBranch
+from prs_med.model.trained_weights import SPLIT
 from prs_med.settings_io import save_settings
 from prs_med.storage import strict_json
 from prs_med.train import deepspeed_own_check, distributed
@@ -75,6 +78,9 @@ class _Parts:
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptEncoder
     data: TrainingData
+    split: bytes | None
+    """The content of ``split.json``, for the first process; None for datasets of earlier versions,
+    which have none."""
     modalities: tuple[str, ...]
     mllm: Mllm
     segmentation: SegmentationBranch
@@ -179,6 +185,7 @@ def _run(
         epoch_steps=parts.data.units / global_batch,
         fixed_buffers={f"mllm/{name}": value.numpy() for name, value in adapter.items()},
         fixed_state=identity,
+        fixed_files={} if parts.split is None else {SPLIT: parts.split},
     )
 
     def check_state(state: Mapping[str, Any]) -> None:
@@ -344,11 +351,20 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
     layout = read_layout(settings.vlm_path, settings.vision_tower)
     tokenizer = load_tokenizer(layout)
     prompts = prompt_encoder(tokenizer, layout, settings)
-    data = (
-        _streamed(settings, prompts, rank, say)
-        if settings.data
-        else _local(settings, prompts, rank, save_dir, say)
-    )
+    data: TrainingData
+    if settings.data:
+        data = _streamed(settings, prompts, rank, say)
+        split = data.split
+    else:
+        splits = _read_splits(settings, prompts, rank, save_dir, say)
+        data = LocalData(
+            splits.train, splits.val, seed=settings.seed, num_workers=settings.num_workers
+        )
+        split = _stored_split(splits, settings) if rank.index == 0 else None
+    if split is not None and rank.index == 0:
+        (save_dir / SPLIT).write_bytes(split)
+        if settings.init_from:
+            _compare_splits(Path(settings.init_from), split, say)
     set_matrix_products(settings)
     modalities = initial_modalities(settings, data.modalities)
     mllm = initial_mllm(settings, layout)
@@ -357,7 +373,7 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
         use_liger_kernel(mllm)
     if settings.compile_model:
         compile_regions(mllm, segmentation, names_in(settings.compile_regions))
-    return _Parts(layout, tokenizer, prompts, data, modalities, mllm, segmentation)
+    return _Parts(layout, tokenizer, prompts, data, split, modalities, mllm, segmentation)
 
 
 def set_matrix_products(settings: Settings) -> None:
@@ -385,22 +401,15 @@ def _streamed(
         )
     if rank.index == 0:
         data.check_lengths(prompts, say)
-    if data.held_out:
-        say(f"validation: {data.held_out}")
+    for text in (data.held_out, data.shared_groups):
+        if text:
+            say(f"{settings.data}: {text}")
+    if settings.augment_flip:
+        say(
+            "questions with words that --augment_flip does not know leave their images as they "
+            "are; 'launch/data.py stats' counts them, 'check' lists them"
+        )
     return data
-
-
-def _local(
-    settings: Settings,
-    prompts: PromptEncoder,
-    rank: Rank,
-    save_dir: Path,
-    say: Callable[[str], None],
-) -> LocalData:
-    splits = _read_splits(settings, prompts, rank, save_dir, say)
-    if splits.held_out:
-        say(held_out_text(settings.val_fraction))
-    return LocalData(splits.train, splits.val, seed=settings.seed, num_workers=settings.num_workers)
 
 
 def _read_splits(
@@ -424,23 +433,57 @@ def _read_splits(
             more = len(verified.bad_rows) - 1
             raise DataError(verified.bad_rows[0] + (f" (and {more} more rows)" if more else ""))
         records, bad_rows = verified.records, bad_rows + verified.bad_rows
-    splits = split_records(records, settings.val_fraction, settings.seed)
+    splits = divide(records, settings, settings.seed)
     if not splits.train:
         raise DataError(f"--data_root {settings.data_root}: no row belongs to the train split")
+    if splits.how:
+        say(splits.how)
+    not_flipped = _not_flipped(splits.train) if settings.augment_flip else []
     listings = {
-        "bad_rows.txt": ("skipped {} bad rows", bad_rows),
-        "repaired_rows.txt": ("repaired unquoted commas in {} rows", annotations.repaired_rows),
-        "shared_groups.txt": (
-            "{} patients or studies are in several splits, as labelled",
-            splits.shared_groups,
+        "bad_rows.txt": (f"skipped {len(bad_rows)} bad rows", bad_rows),
+        "repaired_rows.txt": (
+            f"repaired unquoted commas in {len(annotations.repaired_rows)} rows",
+            annotations.repaired_rows,
+        ),
+        "shared_groups.txt": (splits.shared_groups_text, splits.shared_groups),
+        "not_flipped.txt": (
+            f"{len(not_flipped)} training questions have words that --augment_flip does not know: "
+            "their images stay as they are",
+            not_flipped,
         ),
     }
     for name, (message, lines) in listings.items():
         if lines:
-            say(f"{message.format(len(lines))}, listed in {save_dir / name}")
+            say(f"{message}, listed in {save_dir / name}")
             if rank.index == 0:
                 (save_dir / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return splits
+
+
+def _not_flipped(records: Sequence[Record]) -> list[str]:
+    return [
+        f"{record.row_id}: {record.question!r}, {record.answer!r}"
+        for record in records
+        if not words_can_be_flipped(record.question, record.answer)
+    ]
+
+
+def _stored_split(splits: Splits, settings: Settings) -> bytes:
+    """What is kept of the division, so that it need not be made again."""
+    records = [*splits.train, *splits.val, *splits.test]
+    rows = {r.image_path: r.row_id for r in records} if settings.verify_files else {}
+    contents = content_digests(rows, settings.num_workers, show_progress=True)
+    return StoredSplit.of(splits, contents).dumps()
+
+
+def _compare_splits(init_from: Path, split: bytes, say: Callable[[str], None]) -> None:
+    """Say so if the weights to go on from have seen images that are held out here."""
+    before = init_from / SPLIT
+    if not before.exists():
+        return
+    seen = StoredSplit.parse(before.read_bytes(), str(before))
+    for line in seen.seen_of(StoredSplit.parse(split, SPLIT)):
+        say(f"WARNING: --init_from {init_from}: {line}")
 
 
 def _speaker(rank: Rank) -> Callable[[str], None]:

@@ -12,7 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prs_med.config import Settings
+from prs_med.data.answer_position import parse_position
 from prs_med.data.order import Rank, evaluation_batches, evenly_spread
+from prs_med.data.position_words import PositionWords, position_words
 from prs_med.data.samples import Preparation, Sample
 from prs_med.data.training_data import TrainingData
 from prs_med.evaluate.generate import Predictions, Sampling, predict
@@ -64,6 +66,7 @@ class ValidationAnswers:
         each = -(-len(self._numbers) // rank.world)
         self._order = evaluation_batches(len(self._numbers), min(settings.batch_size, each), rank)
         self._settings = settings
+        self._tables = position_words(settings.position_words)
         self._data = data
         self._preparation = preparation
         self._tokenizer = tokenizer
@@ -109,7 +112,9 @@ class ValidationAnswers:
         self, place: int, sample: Sample, ids: tuple[int, ...], mask: np.ndarray
     ) -> Answered:
         answer = self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-        return Answered(place, sample, answer, mask, _scores_of_answer(sample, answer, mask))
+        return Answered(
+            place, sample, answer, mask, _scores_of_answer(sample, answer, mask, self._tables)
+        )
 
     def _predict(self, engines: Engines, samples: Sequence[Sample]) -> Predictions:
         device = engines.device
@@ -123,7 +128,6 @@ class ValidationAnswers:
                 pad_token=self._tokenizer.pad_token_id or 0,
                 end_token=self._tokenizer.eos_token_id,
                 sampling=Sampling(self._settings.validation_answer_tokens),
-                generator=torch.Generator(device),
                 any_open=self._any_open,
             )
 
@@ -140,15 +144,23 @@ class ValidationAnswers:
         return nullcontext()
 
 
-def _scores_of_answer(sample: Sample, answer: str, mask: np.ndarray) -> dict[str, float | None]:
+def _scores_of_answer(
+    sample: Sample, answer: str, mask: np.ndarray, tables: Sequence[PositionWords]
+) -> dict[str, float | None]:
     """The scores of one generated answer by their names in the metrics.
 
     Args:
         sample: what was asked, with its reference answer and true mask.
         answer: the generated answer.
         mask: (S, S) bool, the predicted mask.
+        tables: words of the languages that are read.
     """
-    places = position_scores(answer, sample.answer, sample.mask[0].numpy() > 0, mask)
+    truth = sample.mask[0].numpy() > 0
+    if parse_position(sample.answer, tables).zone:
+        # The mask is stretched or padded to the encoder's input, where its place is another one;
+        # what the reference answer says is said of the image.
+        truth = np.zeros_like(truth)
+    places = position_scores(answer, sample.answer, truth, mask, sample.question, tables)
     values = (
         *(places.zone_correct, places.near_center_correct, places.answer_agrees_with_mask),
         text_scores(answer, sample.answer).rouge_l,

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from prs_med.answering_config import EvaluationSettings
+from prs_med.data.stored_split import StoredSplit
+from prs_med.evaluate.open_questions import open_split
+from prs_med.export.named_checkpoint import find_checkpoints
 from prs_med.settings_io import load_settings
 from tests.programs import ROOT, refused, run, succeed
 from tests.run_folder import metrics, rows
@@ -141,6 +145,25 @@ def test_held_out_validation_is_announced(finished) -> None:
     root, done = finished
     assert "no row is labelled val: 25% of the training images are held out" in done.stderr
     assert set(metrics(root / "run", "val_samples")) == {6.0}  # of 24
+
+
+def test_what_was_held_out_is_kept_with_the_run_and_its_weights(finished, tmp_path: Path) -> None:
+    root, _ = finished
+    content = (root / "run" / "split.json").read_bytes()
+    assert (root / "run" / "best" / "split.json").read_bytes() == content
+    reader = find_checkpoints(str(root / "run")).open()
+    assert reader.file("split.json") == content
+    kept = StoredSplit.parse(content, "split.json")
+    assert list(kept.images.values()).count("val") == 6
+    assert len(kept.contents) == len(kept.images)
+    # Evaluation asks about these, wherever the data lies now.
+    moved = Path(shutil.copytree(root / "data", tmp_path / "moved"))
+    settings = EvaluationSettings(data_root=str(moved), split="val")
+    trained_with = load_settings(root / "run" / "settings.yaml")
+    questions = open_split(settings, trained_with, True, content).questions
+    names = {questions.question(number).image for number in range(len(questions))}
+    assert {kept.split_of(name) for name in names} == {"val"}
+    assert len(names) == 6
 
 
 def test_the_run_folder_says_everything(finished) -> None:

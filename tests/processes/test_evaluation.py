@@ -25,8 +25,10 @@ from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.evaluation import Evaluation, evaluate
 from prs_med.evaluate.judge import PROMPTS
 from prs_med.evaluate.open_questions import OpenedQuestions, open_split
+from prs_med.evaluate.position_scores import UNCLEAR
 from prs_med.evaluate.questions import AnnotatedQuestions
 from prs_med.evaluate.results_files import read_results
+from prs_med.evaluate.summary import VERSION
 from prs_med.model.prs_med import forward
 from tests.patience import patience
 from tests.programs import LIMIT_S, refused, run, start
@@ -114,7 +116,7 @@ def test_each_test_row_is_there(evaluated: Path, model: Assembled) -> None:
             assert not Path(row[name]).is_absolute()
             assert (Path(model.settings.data_root) / row[name]).samefile(path)
         assert row["true_zone"] == parse_position(record.answer).zone
-        assert row["answered_zone"] == parse_position(row["predicted_answer"]).zone
+        assert row["answered_zone"] == (parse_position(row["predicted_answer"]).zone or UNCLEAR)
         mask = mask_of(evaluated, row["number"])
         assert row["predicted_area"] == mask.sum()
         assert (row["dice"], row["iou"]) == pytest.approx(overlap(mask, record))
@@ -435,8 +437,39 @@ def test_the_batch_size_changes_no_result(
         assert (masks[0] != masks[1]).mean() < 0.001
 
 
+def drawn_answers(rows: Sequence[dict]) -> dict[str, str]:
+    return {row["row_id"]: row["predicted_answer"] for row in rows if row["error"] is None}
+
+
+def test_drawn_answers_are_those_of_the_question_whatever_is_beside_it(
+    model: Assembled, settings: EvaluationSettings, tmp_path: Path
+) -> None:
+    """In batches of any size, in any order, and beside images that cannot be read."""
+    records, root = model.records[:7], Path(model.settings.data_root)
+    warm = replace(settings, temperature=1.5, top_p=0.95, seed=5)
+    answerer = Answerer.load(warm)
+
+    def answers(of: Sequence[Record], batch_size: int) -> dict[str, str]:
+        here = replace(warm, batch_size=batch_size)
+        name = f"{batch_size}-{len(list(tmp_path.iterdir()))}"
+        return drawn_answers(of_records(answerer, of, root, here, tmp_path / name).rows)
+
+    expected = answers(records, 1)
+    assert len(set(expected.values())) == 7
+    for batch_size in (2, 3, 7):
+        assert answers(records, batch_size) == expected
+        assert answers(records[::-1], batch_size) == expected
+    broken = replace(records[2], image_path=root / "gone.png")
+    del expected[broken.row_id]
+    for batch_size in (1, 3, 7):
+        assert answers([*records[:2], broken, *records[3:]], batch_size) == expected
+    other = Answerer.load(replace(warm, seed=6))
+    again = of_records(other, records, root, warm, tmp_path / "other").rows
+    assert drawn_answers(again) != answers(records, 1)
+
+
 def test_files_can_be_read_without_this_package(evaluated: Path) -> None:
     table = pq.read_table(evaluated / "per_sample.parquet")
     assert table.num_rows == 6
     assert not [field.name for field in table.schema if str(field.type) == "null"]
-    assert json.loads((evaluated / "metrics.json").read_text())["version"] == 1
+    assert json.loads((evaluated / "metrics.json").read_text())["version"] == VERSION

@@ -19,6 +19,7 @@ from prs_med.data.images import load_image
 from prs_med.data.records import DataError
 from prs_med.evaluate.answering import Answerer
 from prs_med.evaluate.pictures import MARGIN
+from prs_med.evaluate.position_scores import UNCLEAR
 from tests.patience import patience
 from tests.programs import LIMIT_S, run, start, succeed
 from tests.unit.assembled import assemble
@@ -89,7 +90,7 @@ def test_masks_have_the_size_and_place_of_their_images(
         with Image.open(row["triplet_path"]) as image:
             assert image.size == (3 * width + 2 * MARGIN, height)
         assert (row["question"], row["answer"]) == ("Where?", "Top left.")
-        assert row["zone"] == (parse_position(row["pred_answer"]).zone or "")
+        assert row["zone"] == (parse_position(row["pred_answer"]).zone or UNCLEAR)
         inside = answer.probability[answer.mask]
         if inside.size:
             assert float(row["confidence"]) == pytest.approx(inside.mean(), abs=0.01)

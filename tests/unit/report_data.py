@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 from prs_med.data.images import load_image, load_mask
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.position import ZONES
-from prs_med.evaluate.position_scores import ConfusionMatrix
-from prs_med.evaluate.statistics import summarise_values
+from prs_med.evaluate.position_scores import UNCLEAR, ConfusionMatrix
+from prs_med.evaluate.summary import VERSION, counted, has_one_true_zone, summarise_column
 from prs_med.report.cases import CHOSEN, Case, choose_cases
 
 MODALITIES = ("phantom_mri", "phantom_ultrasound", "phantom_xray", "phantom_endoscopy")
@@ -59,6 +58,8 @@ def evaluation_row(
         "zone_correct": answered == true_zone,
         "near_center_correct": bool(random.random() < 0.9),
         "answer_agrees_with_mask": answered == true_zone,
+        "answer_unclear": False,
+        "reference_disagrees": False,
         "bleu": 0.9,
         **{key: float(random.beta(12, 2)) for key in TEXT},
         "confidence": 0.9,
@@ -81,11 +82,12 @@ def evaluation_rows(count: int, seed: int = 0, skill: float = 0.0) -> list[dict[
         "recall": 0.0,
         "hd95": None,
         "surface_distance": None,
-        "answered_zone": None,
+        "answered_zone": UNCLEAR,
         "mask_zone": None,
         "zone_correct": False,
         "near_center_correct": False,
         "answer_agrees_with_mask": None,
+        "answer_unclear": True,
         "rouge_l": 0.0,
     }
     rows = [evaluation_row(number, seed, skill) for number in range(count - 1)]
@@ -96,7 +98,7 @@ def metrics_of(rows: Sequence[dict[str, Any]], **evaluation: Any) -> dict[str, A
     """What an evaluation writes about its rows."""
     names = list(dict.fromkeys(row["modality"] for row in rows))
     return {
-        "version": 1,
+        "version": VERSION,
         "evaluation": {
             "checkpoint": "runs/prs-med/best",
             "data": "data/phantoms",
@@ -114,6 +116,7 @@ def metrics_of(rows: Sequence[dict[str, Any]], **evaluation: Any) -> dict[str, A
         "failures": [
             {"row_id": row["row_id"], "error": row["error"]} for row in rows if row["error"]
         ],
+        "disagreements": [],
         "all": _group(rows),
         "modalities": {
             name: _group([row for row in rows if row["modality"] == name]) for name in names
@@ -122,41 +125,52 @@ def metrics_of(rows: Sequence[dict[str, Any]], **evaluation: Any) -> dict[str, A
 
 
 def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    groups = [row["group"] for row in rows]
-
     def summary(key: str) -> dict[str, Any]:
-        return asdict(summarise_values([row[key] for row in rows], groups, RESAMPLES))
+        return summarise_column(rows, key, RESAMPLES)
 
     confusion = ConfusionMatrix.of(
-        (row["true_zone"], row["answered_zone"]) for row in rows if row["true_zone"]
+        (row["true_zone"], None if row["answer_unclear"] else row["answered_zone"])
+        for row in rows
+        if row["true_zone"]
     )
     mean_dice = float(np.mean([row["dice"] for row in rows])) if rows else None
     return {
         "samples": len(rows),
         "failures": sum(row["error"] is not None for row in rows),
-        "groups": len(set(groups)),
+        "groups": len({row["group"] for row in rows}),
         "segmentation": {key: summary(key) for key in SEGMENTATION},
         "published_protocol": {
-            key: None if mean_dice is None else mean_dice * (1 - 0.02 * place)
-            for place, key in enumerate(PROTOCOL)
+            **{
+                key: None if mean_dice is None else mean_dice * (1 - 0.02 * place)
+                for place, key in enumerate(PROTOCOL)
+            },
+            **counted(rows, lambda row: True),
         },
         "position": {
             "zone_accuracy": summary("zone_correct"),
             "near_center_accuracy": summary("near_center_correct"),
             "answer_agrees_with_mask": summary("answer_agrees_with_mask"),
             "mask_zone_accuracy": summary("zone_correct"),
+            "unclear_answers": summary("answer_unclear"),
+            "other_language": 0,
+            "reference_disagrees": 0,
             "confusion": {
                 "rows": list(confusion.rows),
                 "columns": list(confusion.columns),
                 "counts": confusion.counts.tolist(),
+                **counted(rows, has_one_true_zone),
             },
         },
         "text": {
             "bleu": 0.8321 if rows else None,
+            "bleu_counts": counted(rows, lambda row: bool(row["answer"])),
             "bleu_signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.5.1",
             **{key: summary(key) for key in TEXT},
         },
-        "calibration": _calibration() if rows else {"ece": None, "curve": []},
+        "calibration": {
+            **(_calibration() if rows else {"ece": None, "curve": []}),
+            **counted(rows, lambda row: row["error"] is None),
+        },
         "judges": [
             {
                 "judge": "Qwen/Qwen2.5-7B-Instruct",
@@ -165,6 +179,7 @@ def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "yes": 85,
                 "no": 12,
                 "unparsed": 3,
+                **counted(rows, lambda row: bool(row["answer"])),
             }
             for prompt in ("place", "meaning")
             if rows

@@ -373,9 +373,10 @@ def test_structure_by_task_or_by_name(tmp_path: Path) -> None:
     assert "the polyp" in polyp["question"]
     assert "the polyp" in polyp["answer"].lower()
     assert "the finding" in other["question"]
-    run(tmp_path, structure="left lung")
-    assert all("the left lung" in row["question"] for row in rows_of(tmp_path))
-    for name in ("central line", "lesion in the top right", " "):
+    for name in ("left lung", "central line"):
+        run(tmp_path, structure=name)
+        assert all(f"the {name}" in row["question"] for row in rows_of(tmp_path))
+    for name in ("lesion in the top right", "upper", "no lesion", "possible tumor", " "):
         with pytest.raises(DataError, match="structure"):
             run(tmp_path, structure=name)
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import time
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prs_med.data.answer_position import ParsedPosition, parse_position, parse_positions
 from prs_med.data.position import ZONES, Position, describe, position_statement
+from prs_med.data.position_words import position_words
+from prs_med.data.question_templates import (
+    ORDINALS as COUNTED,
+)
+from prs_med.data.question_templates import (
+    OTHER_STRUCTURE,
+    STRUCTURES,
+    answers_about,
+)
 
 NAMES = (
     "tumor",
@@ -25,6 +38,7 @@ def positions(draw: st.DrawFn) -> Position:
     return Position(zone, zone == "center" or draw(st.booleans()))
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(NAMES), positions())
 def test_reads_back_what_the_rule_writes(name: str, position: Position) -> None:
     expected = ParsedPosition(position.zone, position.near_center)
@@ -83,6 +97,7 @@ def test_contradicting_nearness_is_unknown() -> None:
     assert parse_position(text) == ParsedPosition("top left", None)
 
 
+@settings(max_examples=50)
 @given(st.text())
 def test_any_text_gets_an_answer(text: str) -> None:
     parsed = parse_position(text)
@@ -149,6 +164,7 @@ def parsed(position: Position) -> ParsedPosition:
     return ParsedPosition(position.zone, position.near_center)
 
 
+@settings(max_examples=50)
 @given(statements(), st.sampled_from(NAMES), st.booleans())
 def test_synonyms_and_denials(statement: tuple[str, Position], name: str, loud: bool) -> None:
     words, position = statement
@@ -158,6 +174,7 @@ def test_synonyms_and_denials(statement: tuple[str, Position], name: str, loud: 
     assert parse_positions(text) == (parsed(position),)
 
 
+@settings(max_examples=50)
 @given(st.lists(statements(), min_size=2, max_size=4), st.sampled_from(NAMES), st.data())
 def test_findings_are_told_apart_in_order(
     findings: list[tuple[str, Position]], name: str, data: st.DataObject
@@ -178,6 +195,7 @@ def test_findings_are_told_apart_in_order(
     assert parse_positions(text) == tuple(parsed(position) for _, position in findings)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(ZONES), min_size=1, max_size=5), st.data())
 def test_without_words_that_count_each_other_zone_is_a_finding(
     zones: list[str], data: st.DataObject
@@ -266,3 +284,238 @@ def test_what_stands_at_the_beginning_denies_nothing(text: str, zone: str | None
 def test_any_text_has_findings(text: str) -> None:
     for finding in parse_positions(text):
         assert finding.zone is None or finding.zone in ZONES
+
+
+EVERY_POSITION = [
+    Position(zone, near) for zone in ZONES for near in (True, False) if near or zone != "center"
+]
+NAMES_OF_TASKS = sorted({*STRUCTURES.values(), OTHER_STRUCTURE})
+
+
+@pytest.mark.parametrize("position", EVERY_POSITION, ids=str)
+def test_every_answer_of_our_own_is_read_back(position: Position) -> None:
+    for name in (*NAMES_OF_TASKS, *NAMES):
+        for counted in ("", *(f"{word} " for word in COUNTED)):
+            for answer in (
+                *answers_about(counted + name, position),
+                describe(counted + name, position),
+                position_statement(counted + name, position),
+            ):
+                assert parse_position(answer) == parsed(position), answer
+
+
+def test_real_answers_are_read_as_their_positions_say(sample_data: Path) -> None:
+    rows = [
+        row
+        for path in (sample_data / "real" / "annotations").glob("*.csv")
+        for row in csv.DictReader(path.open(encoding="utf-8"))
+    ]
+    assert len(rows) == 16
+    for row in rows:
+        zone = next(zone for zone in ZONES if f" is {zone} and " in row["position"])
+        near = "near the center" in row["position"]
+        assert parse_position(row["answer"]) == ParsedPosition(zone, near), row["answer"]
+        assert parse_position(row["position"]) == ParsedPosition(zone, near)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone"),
+    [
+        # Split over two parts of a sentence.
+        ("It is in the upper part, on the left side.", "top left"),
+        ("The lesion is on the left side of the image, in the upper part.", "top left"),
+        ("The lesion is in the upper half of the image and on the left side.", "top left"),
+        # Dashes of all kinds, invisible signs, other letters.
+        ("top\u2013left", "top left"),
+        ("top\u2014left", "top left"),
+        ("top\u2011left", "top left"),
+        ("top \u2212 left", "top left"),
+        ("top\u00adleft", "top left"),
+        ("\uff34\uff4f\uff50 left", "top left"),
+        ("**Top left**", "top left"),
+        # The centre in other words.
+        ("The polyp is centrally located.", "center"),
+        ("The lesion is located centrally in the image.", "center"),
+        ("The lesion is in the central part of the image.", "center"),
+        # What is denied is not meant, wherever the denial stands.
+        ("It cannot be seen in the center; it is in the top left.", "top left"),
+        ("It can't be seen in the center, it's in the top left.", "top left"),
+        ("No lesion is visible in the center, but one in the top left.", "top left"),
+        ("The center is clear, and the lesion is in the top left.", "top left"),
+        ("It is not in the bottom right, the center or the top right, but in the top left.",
+         "top left"),
+        ("It is absent from the center and is seen in the top left.", "top left"),
+        # Anatomy is no place.
+        ("The aneurysm of the middle cerebral artery is in the top left.", "top left"),
+        ("The middle cerebral artery is seen in the top left of the image.", "top left"),
+        ("The left lung is located in the top right of the image.", "top right"),
+        ("The mass in the left breast is in the top right of the image.", "top right"),
+        ("The mass is in the left lung, in the top right of the image.", "top right"),
+        ("The central venous catheter is seen in the top left.", "top left"),
+        # Other sentences around it.
+        ("In the top left of the image there is a tumor.", "top left"),
+        ("On this MRI slice, the tumor lies in the top left.", "top left"),
+        ("It is in the top left. It looks malignant and a biopsy is needed.", "top left"),
+        ("It is in the top left. No other lesion is visible.", "top left"),
+        ("It is in the upper left-hand corner, measuring 3 cm.", "top left"),
+        ("Is it in the center? It is in the top left.", "top left"),
+    ],
+)  # fmt: skip
+def test_what_is_understood(text: str, zone: str) -> None:
+    assert parse_position(text).zone == zone
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is just left of the center.",
+        "It is slightly off-center.",
+        "Above the center.",
+        "It is between the center and the top left.",
+        "It is in the center, slightly to the left.",
+        "It is right in the center.",
+        "It is near the top left.",
+        "It extends from the center to the top left.",
+        "It might be in the top left.",
+        "It is probably in the top left.",
+        "It is in the top left, or so I think.",
+        "If anything, it is in the top left.",
+        "Is it in the top left?",
+        "It is in the top left. That is wrong.",
+        "It was in the bottom right but is now in the top left.",
+        "It is anything but in the top left.",
+        "It is nowhere in the top left.",
+        "No lesion is visible in the top left.",
+        "There isn't a tumor in the top left.",
+        "The absence of a lesion in the top left is noted.",
+        "The tumor spares structures in the top left.",
+        "The top left is free.",
+        "It is not in the top left, the center.",
+        "Neither the center nor the top left shows a lesion.",
+        "The lesion is at the top of the left kidney.",
+        "It is at the top left of the right lung.",
+        "It is in the upper left lobe.",
+        "It is in the upper outer quadrant of the left breast.",
+        "In the left lung, top left.",
+        "The lesion is in the middle of the left side.",
+        "The top left lesion is large.",
+        "It is in the center of the image, away from the center.",
+        "The tumor will be in the top left.",
+        "The tumor seldom is in the top left.",
+        "The tumor had been in the top left.",
+        "Possible lesion in the top left.",
+        "Rule out lesion in the top left.",
+    ],
+)
+def test_anything_else_is_unclear(text: str) -> None:
+    assert parse_position(text).zone is None
+
+
+SUBJECTS = ("It", "The tumor", "The left lung", "A lesion of the kidney", "The middle artery")
+VERBS = ("is", "lies", "is located", "is situated", "can be seen", "appears", "is found")
+OTHER_WORDS = """
+    just slightly off almost not never no without hardly possibly probably maybe if
+    above below between beside from outside near opposite towards into except only
+    top bottom left right upper lower center middle central image lung kidney of the
+    and or but it is was extends spares, . ; : ? - tumor wrong clear artery
+""".split()  # noqa: SIM905
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(SUBJECTS), st.sampled_from(VERBS), statements(), st.booleans())
+def test_sentences_of_the_list_are_read_right(
+    subject: str, verb: str, statement: tuple[str, Position], question: bool
+) -> None:
+    words, position = statement
+    text = f"{subject} {verb} {words}."
+    if question:
+        text = f"Where is it? {text} It is large."
+    assert parse_position(text) == parsed(position)
+
+
+@settings(max_examples=600)
+@given(st.sampled_from(SUBJECTS), st.sampled_from(VERBS), st.data())
+def test_a_word_too_many_never_makes_another_zone(
+    subject: str, verb: str, data: st.DataObject
+) -> None:
+    """Put anywhere into a sentence that says top left, other words make it unclear, or leave it."""
+    words = f"{subject} {verb} in the top left of the image".split()
+    for _ in range(data.draw(st.integers(1, 2))):
+        word = data.draw(st.sampled_from(OTHER_WORDS))
+        words.insert(data.draw(st.integers(0, len(words))), word)
+    said = parse_position(" ".join(words))
+    assert said.zone in (None, "top left")
+
+
+DOUBTS = ("just", "slightly", "possibly", "probably", "hardly", "almost", "nearly", "apparently",
+          "maybe", "not", "never", "anything but", "nowhere", "off", "partially")  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(SUBJECTS), st.sampled_from(VERBS), st.sampled_from(DOUBTS), statements())
+def test_what_is_doubted_is_unclear(
+    subject: str, verb: str, doubt: str, statement: tuple[str, Position]
+) -> None:
+    words, _ = statement
+    place = words.split(" but ")[-1] if " but " in words else words.split(", ")[-1]
+    for text in (f"{subject} {verb} {doubt} {place}", f"{doubt} {place}"):
+        assert parse_position(text).zone is None, text
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(OTHER_WORDS), max_size=12))
+def test_words_in_any_order_say_no_more_than_the_zones_among_them(words: list[str]) -> None:
+    said = parse_position(" ".join(words)).zone
+    synonyms = {"upper": "top", "lower": "bottom", "middle": "center", "central": "center"}
+    named = {synonyms.get(word, word) for word in words}
+    assert said is None or set(said.split()) <= named
+
+
+TOP_LEFT = {
+    "de": ["Der Tumor liegt oben links im Bild.",
+           "Der Tumor befindet sich in der linken oberen Ecke des Bildes.",
+           "Er liegt nicht in der Mitte, sondern links oben.",
+           "Im Bild ist oben links ein Tumor zu sehen."],
+    "fr": ["La tumeur est située en haut à gauche de l\u2019image.",
+           "La lésion se trouve dans le coin supérieur gauche de l'image.",
+           "Elle n'est pas au centre, mais en haut à gauche."],
+    "es": ["El tumor se encuentra en la esquina superior izquierda de la imagen.",
+           "No está en el centro, sino arriba a la izquierda."],
+    "zh": ["\u80bf\u7624\u4f4d\u4e8e\u56fe\u50cf\u7684\u5de6\u4e0a\u89d2\u3002",
+           "\u80bf\u7624\u4e0d\u5728\u4e2d\u592e\uff0c\u800c\u662f\u5728\u5de6\u4e0a\u89d2\u3002"],
+}  # fmt: skip
+UNCLEAR = {
+    "de": ["Der Tumor liegt eher oben links.", "In der linken Lunge oben.",
+           "Kein Tumor ist oben links zu sehen."],
+    "fr": ["Elle est légèrement à gauche du centre.", "Le poumon gauche."],
+    "es": ["No hay lesión arriba a la izquierda.", "El pulmón izquierdo."],
+    "zh": ["\u5de6\u4e0a\u89d2\u6ca1\u6709\u80bf\u7624\u3002",
+           "\u4f4d\u4e8e\u5de6\u80ba\u4e0a\u90e8"],
+}  # fmt: skip
+NEAR_IT = {
+    "de": "Unten rechts, nahe der Mitte.",
+    "fr": "En bas à droite, près du centre.",
+    "es": "Abajo a la derecha, cerca del centro.",
+    "zh": "\u53f3\u4e0b\u65b9\uff0c\u9760\u8fd1\u4e2d\u5fc3\u3002",
+}
+
+
+@pytest.mark.parametrize("language", sorted(TOP_LEFT))
+def test_languages_that_come_along(language: str) -> None:
+    tables = position_words(language)
+    for text in TOP_LEFT[language]:
+        assert parse_position(text, tables) == ParsedPosition("top left", False), text
+        assert parse_position(text).zone is None, text
+    for text in UNCLEAR[language]:
+        assert parse_position(text, tables).zone is None, text
+    assert parse_position(NEAR_IT[language], tables) == ParsedPosition("bottom right", True)
+    # English is read all the same.
+    assert parse_position("In the top left, near the center.", tables).near_center is True
+
+
+def test_a_long_text_takes_no_time() -> None:
+    started = time.process_time()
+    for word in ("in ", "top ", "tumor ", "the ", "not ", "left , ", "and "):
+        parse_position(word * 3000)
+        parse_positions(word * 3000)
+    assert time.process_time() - started < 20

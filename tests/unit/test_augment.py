@@ -11,8 +11,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prs_med.data.answer_position import parse_position
-from prs_med.data.augment import Augmentation, Target, flipped
+from prs_med.data.augment import (
+    Augmentation,
+    Target,
+    flipped,
+    words_can_be_flipped,
+)
+from prs_med.data.mirrored_words import MIRRORED, UNMOVED
 from prs_med.data.position import describe, position_of
+from prs_med.data.question_templates import (
+    GENERAL_QUESTIONS,
+    KIND_QUESTIONS,
+    OTHER_STRUCTURE,
+    STRUCTURES,
+    answers_about,
+)
 
 SIDES = st.integers(8, 21)
 ALWAYS = Augmentation(flip=1.0)
@@ -125,6 +138,19 @@ def test_words_of_place_are_exchanged(text: str, mirrored: str) -> None:
         "It is on the left side (of the patient).",
         "The left side mandible.",
         "tOP lEFT.",
+        "It is in the top left and extends inferiorly.",
+        "A superomedial lesion in the top left.",
+        "It is nasal to the optic disc.",
+        "It is links oben.",
+        "Der Tumor liegt oben links.",
+        "The tumor is in the top left of the image, counted from the top.",
+        "It is in the top left of the brain.",
+        "The left lung is in the top left of the image.",
+        "It is to the left of the polyp.",
+        "It isn't in the bottom right.",
+        "It points up in the top left.",
+        "It is on the dorsal side.",
+        "It is in the top left, dextrally.",
     ],
 )
 @pytest.mark.parametrize("place", ["question", "answer"])
@@ -229,6 +255,40 @@ def test_grey_values_stay_within_the_documented_bounds(
     assert 255 * min(corners) - 0.51 <= value <= min(255, 255 * max(corners) + 0.51)
     if grey == 0:
         assert value == 0
+
+
+@given(
+    st.lists(st.sampled_from(["It", "is", "in", "the", "top", "left", "tumor", "image", "of"]),
+             max_size=9),
+    st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=12),
+    st.data(),
+)  # fmt: skip
+def test_a_word_that_is_not_on_the_list_keeps_an_image_as_it_is(
+    words: list[str], other: str, data: st.DataObject
+) -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2, 2] = 1
+    words.insert(data.draw(st.integers(0, len(words))), other)
+    text = " ".join(words)
+    for direction in ("horizontal", "vertical"):
+        result = flipped(Target(mask, "Where is it?", text), direction)
+        assert result is None or other in UNMOVED | {"left", "right", "top", "bottom", "upper",
+                                                     "lower"}  # fmt: skip
+        assert words_can_be_flipped("Where is it?", text) or result is None
+
+
+def test_all_that_annotate_writes_about_a_structure_can_be_flipped() -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2, 2] = 1
+    for name in (*STRUCTURES.values(), OTHER_STRUCTURE):
+        for question in (
+            *GENERAL_QUESTIONS,
+            *(q for kind in KIND_QUESTIONS.values() for q in kind),
+        ):
+            asked = question.format(target=f"the {name}")
+            for answer in answers_about(name, position_of(mask)):
+                target = Target(mask, asked, answer)
+                assert all(flipped(target, way) for way in MIRRORED), (asked, answer)
 
 
 def test_real_answers_stay_true(sample_data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -146,7 +147,34 @@ def test_what_is_wrong_is_found_with_its_row(
 def test_an_answer_without_a_zone_is_a_note_only(program, dataset: Path, capsys) -> None:
     rewritten(dataset, set_target("answer", "There is a tumor."))
     assert program("check", "--data", dataset) == 0
-    assert "1 answers name no zone" in capsys.readouterr().out
+    assert "1 answers are unclear" in capsys.readouterr().out
+
+
+GERMAN = "Der Tumor liegt oben links im Bild."
+
+
+def test_answers_in_another_language_are_counted_until_their_words_are_given(
+    program, dataset: Path, tmp_path: Path, capsys
+) -> None:
+    def german(row: dict) -> None:
+        set_target("answer", GERMAN)(row)
+
+    rewritten(dataset, german)
+    assert program("check", "--data", dataset) == 0
+    shown = capsys.readouterr().out
+    assert "1 answers are in another language" in shown
+    assert "1 questions have words that --augment_flip does not know" in shown
+    output = ("--output_dir", tmp_path / "stats", "--pictures", 0)
+    assert program("stats", "--data", dataset, *output) == 0
+    parts = json.loads((tmp_path / "stats" / "stats.json").read_text())["train"].values()
+    assert sum(part["answers_in_other_language"] for part in parts) == 1
+    assert sum(part["not_flipped"] for part in parts) == 1
+    assert sum(part["unclear_answers"] for part in parts) == 0
+    capsys.readouterr()
+    program("check", "--data", dataset, "--position_words", "de")
+    assert "another language" not in capsys.readouterr().out
+    assert program("check", "--data", dataset, "--position_words", "nl.yaml") == 2
+    assert "error: --position_words nl.yaml: not a table of words" in capsys.readouterr().err
 
 
 def test_any_flipped_byte_is_found(program, dataset: Path) -> None:
@@ -173,6 +201,42 @@ def test_shards_that_are_cut_or_gone_are_found(program, dataset: Path, capsys) -
     assert f"{second}: no such file" in shown
 
 
+def test_shards_beside_the_dataset_are_found(program, dataset: Path, capsys) -> None:
+    """As an upload over an older dataset leaves them."""
+    first = sorted((dataset / "data").glob("train-*.parquet"))[0]
+    shutil.copy(first, dataset / "data" / "train-00099-0123456789ab.parquet")
+    assert program("check", "--data", dataset) == 1
+    shown = capsys.readouterr().out
+    assert "1 Parquet files are not in dataset.json" in shown
+    assert f"{dataset / 'data' / 'train-00099-0123456789ab.parquet'}: remove it" in shown
+
+
+def test_a_damaged_split_file_is_found(program, dataset: Path, capsys) -> None:
+    (dataset / "split.json").write_bytes(b"{}")
+    assert program("check", "--data", dataset) == 1
+    assert "1 split.json is missing or damaged" in capsys.readouterr().out
+    (dataset / "split.json").unlink()
+    assert program("check", "--data", dataset) == 1
+
+
+def test_scans_without_labels_give_a_test_split(
+    program, made: Path, tmp_path: Path, capsys
+) -> None:
+    """The last step of the quick start, for data of which all is labelled train."""
+    root = Path(shutil.copytree(made / "root", tmp_path / "root"))
+    for table in (root / "annotations").glob("*.csv"):
+        text = table.read_text(encoding="utf-8")
+        table.write_text(re.sub(r",(train|val|test)$", ",train", text, flags=re.M))
+    build = ("build", "--data_root", root, "--test_fraction", 0.2, "--val_fraction", 0.1)
+    assert program(*build, "--output", tmp_path / "set") == 0
+    assert "held out for the test (--test_fraction): 7 of 36 images" in capsys.readouterr().out
+    index = read_index(DirectoryStore(tmp_path / "set")).index
+    assert {name: split.rows for name, split in index.splits.items()} == {
+        "train": 25, "val": 4, "test": 7,
+    }  # fmt: skip
+    assert "7 of 36 images" in index.held_out
+
+
 def test_stats_count_and_show(program, made: Path, tmp_path: Path, capsys) -> None:
     assert program("stats", "--data", made / "set", "--output_dir", tmp_path, "--pictures", 7) == 0
     found = json.loads((tmp_path / "stats.json").read_text(encoding="utf-8"))
@@ -189,6 +253,49 @@ def test_stats_count_and_show(program, made: Path, tmp_path: Path, capsys) -> No
         assert sheet.height > sheet.width / 3
         assert len(sheet.convert("RGB").getcolors(10**6)) > 100
     assert "phantom_ultrasound" in capsys.readouterr().out
+
+
+def test_stats_of_another_dataset_are_not_replaced(
+    program, made: Path, tmp_path: Path, capsys
+) -> None:
+    small = ("--train", 3, "--val", 1, "--test", 1, "--size", 32)
+    assert program("synthesize", "--output", tmp_path / "root", *small) == 0
+    assert program("build", "--data_root", tmp_path / "root", "--output", tmp_path / "other") == 0
+    output = ("--output_dir", tmp_path / "stats", "--pictures", 0)
+    assert program("stats", "--data", made / "set", *output) == 0
+    before = (tmp_path / "stats" / "stats.json").read_text()
+    assert program("stats", "--data", made / "set", *output) == 0
+    capsys.readouterr()
+    assert program("stats", "--data", tmp_path / "other", *output) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"holds what 'stats' made of data {made / 'set'}" in line
+    assert line.endswith("give another folder, or --overwrite to replace it")
+    assert (tmp_path / "stats" / "stats.json").read_text() == before
+    assert program("stats", "--data", tmp_path / "other", *output, "--overwrite") == 0
+    assert (tmp_path / "stats" / "stats.json").read_text() != before
+
+
+@pytest.mark.parametrize(
+    "where", ["file.txt/below", "file.txt/below/it", "s3://bucket/x", "nowhere/x"]
+)
+def test_an_output_that_cannot_be_written_is_one_line(
+    program, made: Path, tmp_path: Path, capsys, monkeypatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for flag, *arguments in (
+        ("--output_dir", "stats", "--data", made / "set"),
+        ("--output", "check", "--data", made / "set"),
+        ("--output", "synthesize"),
+        ("--output", "annotate", "--data_root", made / "root"),
+        ("--output", "slices", "--scans", made / "root", "--task", "a"),
+    ):
+        assert program(*arguments, flag, where) == 2
+        line = capsys.readouterr().err.strip()
+        assert line.startswith(f"error: {flag} {where}: ")
+        assert len(line.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt", "nowhere"]
 
 
 def test_annotated_masks_become_a_dataset_without_findings(
@@ -240,6 +347,10 @@ def test_scans_become_a_dataset(program, tmp_path: Path) -> None:
         (["build", "--row_group_mb", "8", "--shard_mb", "4"], "--row_group_mb 8.0: a row group"),
         (["synthesize", "--size", "8", "--output", "x"], "--size 8: allowed is at least 32"),
         (["stats", "--pictures", "-1"], "--pictures -1: allowed is 0 or more"),
+        (["build", "--fold", "6/5"], "--fold 6/5: allowed is NUMBER/PARTS"),
+        (["build", "--fold", "two"], "--fold two: allowed is NUMBER/PARTS"),
+        (["build", "--fold", "1/5", "--val_fraction", "0.2"], "exclude each other"),
+        (["build", "--test_fraction", "1"], "--test_fraction 1.0: allowed is 0 <= value < 1"),
     ],
 )
 def test_mistakes_end_in_one_line(program, capsys, argv: list[str], message: str) -> None:

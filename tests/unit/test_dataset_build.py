@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,6 +20,7 @@ from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
+from prs_med.data.stored_split import read_split
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
@@ -149,7 +152,11 @@ def test_a_build_killed_before_it_cleared_up_is_cleared_up_after(
         built(root, tmp_path)
     assert list(tmp_path.glob("_build/*.json"))
     assert built(root, tmp_path).written == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "dataset.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "data",
+        "dataset.json",
+        "split.json",
+    ]
 
 
 def test_dataset_json_is_written_last(root: Path, tmp_path: Path, monkeypatch) -> None:
@@ -203,6 +210,89 @@ def test_a_bad_row_is_an_error_or_is_listed(copied: Path, tmp_path: Path, damage
 
 
 @pytest.mark.parametrize("what", ["image", "mask"])
+def test_other_files_of_the_same_names_sizes_and_times_are_noticed(
+    copied: Path, tmp_path: Path, what: str
+) -> None:
+    before = built(copied, tmp_path / "out")
+    path = getattr(records_of(copied)[0], f"{what}_path")
+    state = path.stat()
+    with Image.open(path) as image:
+        Image.fromarray(np.asarray(image)[::-1]).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: state.st_size].ljust(state.st_size, b"\0"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(DataError, match="built from other files"):
+        built(copied, tmp_path / "out")
+    assert built(copied, tmp_path / "new").index.built_from != before.index.built_from
+
+
+def test_a_copy_of_the_data_elsewhere_gives_the_same_dataset(
+    root: Path, copied: Path, tmp_path: Path
+) -> None:
+    for path in copied.rglob("*.png"):
+        os.utime(path)
+    built(root, tmp_path / "a")
+    built(copied, tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_build_that_was_given_up_leaves_no_shards_behind(copied: Path, tmp_path: Path) -> None:
+    """Shards of the rows as they were before, which load_dataset would read with the others."""
+    records = records_of(copied)
+    train = next(r for r in records if r.split == "train")
+    test = next(r for r in records if r.split == "test")
+    kept = test.image_path.read_bytes()
+    shutil.copy(train.image_path, test.image_path)
+    with pytest.raises(DataError, match="one image is in train"):
+        built(copied, tmp_path / "out")
+    assert list((tmp_path / "out" / "data").glob("test-*"))
+    test.image_path.write_bytes(kept)
+    result = built(copied, tmp_path / "out")
+    assert result.removed == 1
+    named = {shard.name for split in result.index.splits.values() for shard in split.shards}
+    assert {f"data/{path.name}" for path in (tmp_path / "out" / "data").iterdir()} == named
+    built(copied, tmp_path / "fresh")
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+    # What an earlier version left beside a finished dataset goes, too.
+    shutil.copy(
+        next((tmp_path / "out" / "data").glob("test-*")),
+        tmp_path / "out" / "data" / "test-00007-0123456789ab.parquet",
+    )
+    again = built(copied, tmp_path / "out")
+    assert (again.written, again.removed) == (0, 1)
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_parquet_files_of_others_are_left_alone_and_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    foreign = tmp_path / "data" / "train-mine.parquet"
+    foreign.write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"train-mine\.parquet: no build made this file"):
+        built(root, tmp_path)
+    assert files(tmp_path) == {"data/train-mine.parquet": b"mine"}
+
+
+def test_a_dataset_that_another_build_finished_meanwhile_is_left_as_it_is(
+    root: Path, tmp_path: Path, monkeypatch
+) -> None:
+    really, others = DirectoryStore.write_file, []
+
+    def slow(self, name: str, source: Path) -> None:
+        if not others:
+            others.append(name)
+            built(root, tmp_path, replace(SMALL, seed=9))
+        really(self, name, source)
+
+    monkeypatch.setattr(DirectoryStore, "write_file", slow)
+    with pytest.raises(DataError, match="another build has written"):
+        built(root, tmp_path)
+    built(root, tmp_path / "fresh", replace(SMALL, seed=9))
+    left = {name: data for name, data in files(tmp_path).items() if "_build" not in name}
+    fresh = files(tmp_path / "fresh")
+    assert {name: data for name, data in left.items() if "fresh" not in name} == fresh
+
+
+@pytest.mark.parametrize("what", ["image", "mask"])
 def test_duplicates_across_splits_are_found(copied: Path, tmp_path: Path, what: str) -> None:
     records = records_of(copied)
     train = next(r for r in records if r.split == "train")
@@ -238,6 +328,19 @@ def test_empty_masks_are_no_duplicates_and_have_no_zone(copied: Path, tmp_path: 
 def test_the_index_reads_back(root: Path, tmp_path: Path) -> None:
     index = built(root, tmp_path).index
     assert parse_index(index.dumps().encode(), "x") == index
+
+
+def test_a_dataset_of_an_earlier_version_is_read(root: Path, tmp_path: Path) -> None:
+    """It has no split.json, and its dataset.json says nothing of patients."""
+    index = built(root, tmp_path).index
+    older = replace(index, shared_groups="", split_sha256="")
+    new = ("shared_groups", "split_sha256")
+    assert parse_index(edited(index, lambda d: [d.pop(name) for name in new]), "x") == older
+    assert read_split(DirectoryStore(tmp_path / "nowhere"), older.split_sha256) is None
+    assert read_split(DirectoryStore(tmp_path), index.split_sha256) is not None
+    (tmp_path / "split.json").write_bytes(b"{}")
+    with pytest.raises(DataError, match=r"split\.json: is not the file that dataset\.json"):
+        read_split(DirectoryStore(tmp_path), index.split_sha256)
 
 
 def edited(index: DatasetIndex, change) -> bytes:

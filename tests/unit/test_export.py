@@ -33,7 +33,7 @@ from prs_med.model.tiny_encoders import write_tinysam
 from prs_med.model.tiny_llava import TinyLlavaSize, write_llava_med
 from prs_med.settings_io import parse_training_settings
 from tests.unit.assembled import Assembled, assemble
-from tests.unit.training_checkpoint import write_checkpoint
+from tests.unit.training_checkpoint import SPLIT_CONTENT, write_checkpoint
 
 KINDS = {
     "lora": {},
@@ -135,6 +135,15 @@ def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_merged(root / "trained", root / "fp32", "fp32")
     export_merged(root / "trained", root / "bf16", "bf16")
     return root
+
+
+def test_the_split_of_the_training_comes_along(run: Path, merged: Path, tmp_path: Path) -> None:
+    for place in (run, merged / "trained", merged / "bf16"):
+        assert load_model(str(place)).split == SPLIT_CONTENT
+    # Folders of earlier versions have none.
+    older = Path(shutil.copytree(merged / "trained", tmp_path / "older"))
+    (older / "split.json").unlink()
+    assert load_model(str(older)).split is None
 
 
 def test_plain_transformers_computes_what_prs_med_does(model: Assembled, merged: Path) -> None:

@@ -45,7 +45,6 @@ def asked(model: Countdown, longest: int, **more: Callable[[bool], bool]) -> Pre
         pad_token=END,
         end_token=END,
         sampling=Sampling(longest),
-        generator=torch.Generator(),
         **more,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mutmut.configuration import reset_config
 
@@ -49,7 +49,6 @@ def test_what_takes_only_a_check_away_is_no_mutant(
     assert concerns_a_check_alone(Change("f", was, becomes)) is check_alone
 
 
-@settings(deadline=None)
 @given(limit=st.integers(0, 50), left_out=st.integers(0, 39))
 def test_a_sample_stays_what_it_was_when_other_code_changes(limit: int, left_out: int) -> None:
     chosen = [CHANGES[place] for place in sample(CHANGES, limit)]

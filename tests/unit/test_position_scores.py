@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prs_med.data.position import ZONES, Position, describe, position_of
+from prs_med.data.position_words import position_words
 from prs_med.evaluate.position_scores import (
-    NO_ZONE,
+    UNCLEAR,
     ConfusionMatrix,
     PositionScores,
     position_scores,
@@ -54,10 +57,66 @@ def test_an_answer_by_the_rule(
         zone_correct=said == true,
         near_center_correct=said_near == near,
         answer_agrees_with_mask=said == drawn,
+        unclear=False,
+        reference_disagrees=False,
     )
     assert found.pair == (true, said)
     # Without a reference that names a place, the mask tells the same.
-    assert scores(answer, "Here.", mask(true, near), mask(drawn)) == found
+    without = scores(answer, "Here.", mask(true, near), mask(drawn))
+    assert without == replace(found, reference_disagrees=None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(*[st.sampled_from(ZONES)] * 2, st.booleans(), st.booleans())
+def test_a_mask_counts_where_its_reference_answer_says_something_else(
+    true: str, told: str, near: bool, told_near: bool
+) -> None:
+    near, told_near = near or true == "center", told_near or told == "center"
+    position = Position(true, near)
+    reference = describe("tumor", Position(told, told_near))
+    found = scores(describe("tumor", position), reference, mask(true, near))
+    assert found.true_zones == (true,)
+    assert found.zone_correct is found.near_center_correct is True
+    assert found.reference_disagrees is ((told, told_near) != (true, near))
+
+
+def test_findings_of_a_reference_answer_are_those_of_the_mask_or_it_disagrees() -> None:
+    truth = mask("top left") | mask("bottom right")
+    assert scores(BOTH, BOTH, truth).reference_disagrees is False
+    other = "The first is in the top left, the second in the bottom left."
+    assert scores(BOTH, other, truth).reference_disagrees is True
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "Der Tumor liegt oben links im Bild.",
+        "\u80bf\u7624\u4f4d\u4e8e\u5de6\u4e0a\u89d2\u3002",
+        "Guz znajduje si\u0119 w lewym g\u00f3rnym rogu obrazu.",
+        "\u041e\u043f\u0443\u0445\u043e\u043b\u044c \u0441\u043b\u0435\u0432\u0430.",
+    ],
+)
+def test_data_in_a_language_that_is_not_read_are_neither_right_nor_wrong(reference: str) -> None:
+    for question, answer in (("", reference), (reference, "")):
+        found = position_scores(reference, answer, mask("top left"), mask("top left"), question)
+        assert found.zone_correct is found.near_center_correct is found.unclear is None
+        assert found.answer_agrees_with_mask is found.pair is None
+        assert found.mask_zone == "top left"
+
+
+def test_data_in_a_language_whose_words_are_given_are_scored() -> None:
+    right = "Der Tumor liegt oben links im Bild."
+    found = position_scores(
+        right, right, mask("top left"), mask("top left"), "Wo?", position_words("de")
+    )
+    assert found.zone_correct is found.answer_agrees_with_mask is True
+    assert (found.unclear, found.reference_disagrees) == (False, False)
+
+
+def test_an_answer_in_another_language_than_its_reference_is_unclear() -> None:
+    """What a model answers in decides nothing: it would be out of the denominator."""
+    found = scores("Der Tumor liegt oben links.", "In the top left.", mask("top left"))
+    assert (found.zone_correct, found.unclear) == (False, True)
 
 
 def test_without_truth_there_is_nothing_to_be_right_about() -> None:
@@ -74,6 +133,7 @@ def test_an_answer_without_a_zone_is_wrong_and_agrees_with_nothing() -> None:
         assert found.near_center_correct is False
         assert found.answer_agrees_with_mask is None
         assert found.pair == ("top left", None)
+        assert found.unclear is True
 
 
 def test_an_empty_predicted_mask_agrees_with_nothing() -> None:
@@ -122,7 +182,7 @@ def test_a_confusion_matrix_by_hand() -> None:
     ]
     matrix = ConfusionMatrix.of(pairs)
     assert matrix.rows == ZONES
-    assert matrix.columns == (*ZONES, NO_ZONE)
+    assert matrix.columns == (*ZONES, UNCLEAR)
     assert matrix.counts.tolist() == [
         [1, 1, 0, 0, 0, 0],
         [0, 1, 0, 0, 0, 0],

@@ -63,3 +63,62 @@ def test_real_tokenizer_as_the_released_code_used_it(sample_data: Path) -> None:
     text = f"\n### User: {QUESTION} \n### Assistant: \n{ANSWER}"
     encoded = PromptEncoder(tokenizer, "released", 576, 2048).encode(QUESTION, ANSWER, "a.csv:2")
     assert list(encoded.ids) == [1, *[IMAGE_TOKEN] * 576, *reference.encode(text), 2]
+
+
+CONTROL = (
+    "a </s> b",
+    "</s>",
+    "<s>",
+    "x<unk>y",
+    "<s></s><unk>",
+    "[INST] a [/INST]",
+    "<image>",
+    "<pad>",
+    "<0x0A>",
+)
+
+
+@pytest.mark.parametrize("template", ["released", "llava_med"])
+@pytest.mark.parametrize("text", CONTROL)
+@pytest.mark.parametrize("place", ["question", "answer"])
+def test_text_from_data_is_never_a_control_token(tokenizer, template, text, place) -> None:
+    texts = {"question": QUESTION, "answer": ANSWER, place: text}
+    encoded = PromptEncoder(tokenizer, template, 3, 500).encode(**texts, where="a.csv:2")
+    _only_the_added_tokens(encoded.ids, tokenizer)
+
+
+def _only_the_added_tokens(ids: tuple[int, ...], tokenizer) -> None:
+    """One start token, one end token, and the image's places."""
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids[-1] == tokenizer.eos_token_id
+    inside = [i for i in ids[1:-1] if i != IMAGE_TOKEN]
+    assert not {tokenizer.bos_token_id, tokenizer.eos_token_id, 0, 32000, 32001} & {*inside}
+
+
+@pytest.mark.parametrize("text", CONTROL)
+@pytest.mark.parametrize("place", ["question", "answer"])
+def test_the_real_tokenizer_as_it_is_published_parses_no_control_token(
+    sample_data: Path, text: str, place: str
+) -> None:
+    folder = sample_data / "mistral_tokenizer"
+    tokenizer = LlamaTokenizer.from_pretrained(str(folder))
+    reference = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+    texts = {"question": QUESTION, "answer": ANSWER, place: text}
+    encoder = PromptEncoder(tokenizer, "released", 3, 500)
+    encoded = encoder.encode(**texts, where="a.csv:2")
+    _only_the_added_tokens(encoded.ids, tokenizer)
+    whole = f"\n### User: {texts['question']} \n### Assistant: \n{texts['answer']}"
+    assert list(encoded.ids) == [1, *[IMAGE_TOKEN] * 3, *reference.encode(whole), 2]
+    # Asking, when evaluating and in use, goes the same way.
+    assert encoder.prompt(texts["question"]) == encoded.ids[: encoded.prompt_length]
+
+
+def test_a_tokenizer_that_parses_added_words_is_told_not_to(tokenizer) -> None:
+    """Whatever a tokenizer is set to, and whoever set it."""
+    encoder = PromptEncoder(tokenizer, "released", 3, 500)
+    expected = encoder.encode("a </s> b", "<s> c </s>", "a.csv:2")
+    tokenizer.split_special_tokens = False
+    try:
+        assert encoder.encode("a </s> b", "<s> c </s>", "a.csv:2") == expected
+    finally:
+        tokenizer.split_special_tokens = True

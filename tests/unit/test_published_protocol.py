@@ -1,4 +1,5 @@
-"""The published protocol against PySODMetrics, where they agree, and slow readings elsewhere."""
+"""The published protocol against a slow reading of the released evaluation, against PySODMetrics
+where they agree, and by hand."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from prs_med.evaluate.published_protocol import (
     CURVES,
     SCALARS,
+    THRESHOLDS,
     ProtocolScores,
     ProtocolTotals,
     protocol_scores,
@@ -47,13 +49,72 @@ def scalar(scores: ProtocolScores, name: str) -> float:
     return float(scores.scalars[SCALARS.index(name)])
 
 
-def slow_counts(probability: np.ndarray, truth: np.ndarray, threshold: int) -> tuple[int, ...]:
+def released_means(maps: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """What the released evaluation says of 8-bit maps and their masks: every threshold is compared
+    with every pixel, both as the floating-point numbers that NumPy makes of them."""
+    thresholds = np.linspace(1, 0, 256)
+    curves = np.zeros((6, len(maps), 256))
+    for number, (levels, truth) in enumerate(maps):
+        grey, true = levels.astype(np.float64) / 255, truth.astype(np.float64)
+        for column, threshold in enumerate(thresholds):
+            cut = np.where(grey >= threshold, 1.0, 0.0)
+            tp, fp = (cut * true).sum(), (cut * (1 - true)).sum()
+            fn, tn = ((1 - cut) * true).sum(), ((1 - cut) * (1 - true)).sum()
+            if tp > 0:
+                precision, recall = tp / (tp + fp), tp / (tp + fn)
+                curves[:5, number, column] = (
+                    2 * tp / (2 * tp + fp + fn),
+                    tp / (tp + fp + fn),
+                    recall,
+                    tn / (tn + fp),
+                    2 * precision * recall / (precision + recall),
+                )
+            a, b = cut - cut.mean(), true - true.mean()
+            aligned = 2 * a * b / (a * a + b * b + np.finfo(np.float64).eps)
+            em = ((aligned + 1) ** 2 / 4).sum() / (true.size - 1 + np.finfo(np.float64).eps)
+            curves[5, number, column] = em
+    means = {}
+    for name, curve in zip(("Dic", "IoU", "Sen", "Spe", "Fm", "Em"), curves, strict=True):
+        of_data_set = curve.mean(axis=0)
+        means[f"mean{name}"], means[f"max{name}"] = of_data_set.mean(), of_data_set.max()
+    return means
+
+
+def assert_as_released(maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Maps whose darkest pixel is 0 and whose brightest is 255 are stretched to themselves."""
+    scores = [protocol_scores(levels / 255, truth) for levels, truth in maps]
+    found = ProtocolTotals.of(scores).scores()
+    expected = released_means(maps)
+    for name in expected:
+        key = name.replace("Fm", "Dic")
+        assert found[key] == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_a_data_set_scores_what_the_released_evaluation_computes() -> None:
+    maps = [(stretched_levels(probability), truth) for probability, truth in CASES]
+    assert_as_released(maps)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_every_map_scores_what_the_released_evaluation_computes(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(2, 9)), data.draw(st.integers(2, 9))
+    size = height * width
+    levels = np.array(data.draw(st.lists(st.integers(0, 255), min_size=size, max_size=size)))
+    levels[data.draw(st.permutations(range(size)))[:2]] = 0, 255
+    truth = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    truth[0], truth[1] = True, False
+    shape = (height, width)
+    assert_as_released([(levels.astype(np.uint8).reshape(shape), truth.reshape(shape))])
+
+
+def slow_counts(probability: np.ndarray, truth: np.ndarray, threshold: float) -> tuple[int, ...]:
     """tp, fp, fn, tn by going over the pixels of a map that is stretched by hand."""
     low, high = float(probability.min()), float(probability.max())
     counts = [0, 0, 0, 0]
     for value, true in zip(probability.ravel().tolist(), truth.ravel().tolist(), strict=True):
         level = round((value - low) / (high - low + 1e-8) * 255)
-        counts[(0 if true else 1) if level >= threshold else (2 if true else 3)] += 1
+        counts[(0 if true else 1) if level / 255 >= threshold else (2 if true else 3)] += 1
     return tuple(counts)
 
 
@@ -61,13 +122,13 @@ def test_curves_are_their_definitions_at_every_threshold() -> None:
     probability, truth = case(7, 12, 14, margin=1)
     scores = protocol_scores(probability, truth)
     assert scores.curves.shape == (5, 256)
-    for threshold in range(256):
+    for column, threshold in enumerate(THRESHOLDS):
         tp, fp, fn, tn = slow_counts(probability, truth, threshold)
-        assert curve(scores, "Dic")[threshold] == pytest.approx(2 * tp / (2 * tp + fp + fn))
-        assert curve(scores, "IoU")[threshold] == pytest.approx(tp / (tp + fp + fn))
-        assert curve(scores, "Sen")[threshold] == pytest.approx(tp / (tp + fn))
+        assert curve(scores, "Dic")[column] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+        assert curve(scores, "IoU")[column] == pytest.approx(tp / (tp + fp + fn))
+        assert curve(scores, "Sen")[column] == pytest.approx(tp / (tp + fn))
         expected = tn / (tn + fp) if tp else 0
-        assert curve(scores, "Spe")[threshold] == pytest.approx(expected)
+        assert curve(scores, "Spe")[column] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("probability", "truth"), CASES)
@@ -89,14 +150,16 @@ def test_curves_are_those_of_pysodmetrics(probability: np.ndarray, truth: np.nda
     for metric in (counting, alignment, error):
         metric.step(stretched, truth, normalize=False)
     scores = protocol_scores(probability, truth)
-    # The library goes from the highest threshold to the lowest.
+    # The library goes from the highest level to the lowest, and compares whole numbers: its values
+    # are those at the lowest level that reaches a threshold.
+    lowest = [min(n for n in range(256) if n / 255 >= threshold) for threshold in THRESHOLDS]
     hit = curve(scores, "Sen") > 0
     for name in handlers:
-        expected = counting.get_results()[name]["dynamic"][::-1]
+        expected = counting.get_results()[name]["dynamic"][::-1][lowest]
         if name == "Spe":
             expected = np.where(hit, expected, 0)
         np.testing.assert_allclose(curve(scores, name), expected, atol=1e-12)
-    em = alignment.get_results()["em"]["curve"][::-1]
+    em = alignment.get_results()["em"]["curve"][::-1][lowest]
     np.testing.assert_allclose(curve(scores, "Em"), em, atol=1e-12)
     assert scalar(scores, "mae") == pytest.approx(error.get_results()["mae"], abs=1e-12)
 
@@ -228,7 +291,7 @@ def test_an_empty_truth_by_hand() -> None:
     for name in ("Dic", "IoU", "Sen", "Spe"):
         assert not curve(scores, name).any()
     levels = stretched_levels(probability)
-    dark = [(levels < threshold).sum() / 19 for threshold in range(256)]
+    dark = [(levels / 255 < threshold).sum() / 19 for threshold in THRESHOLDS]
     np.testing.assert_allclose(curve(scores, "Em"), dark, atol=1e-12)
     assert scalar(scores, "Sm") == pytest.approx(1 - levels.mean() / 255)
     assert scalar(scores, "mae") == pytest.approx(levels.mean() / 255)
@@ -240,7 +303,7 @@ def test_a_truth_that_fills_the_image_by_hand() -> None:
     probability = np.linspace(0, 1, 20).reshape(4, 5)
     levels = stretched_levels(probability)
     scores = protocol_scores(probability, truth)
-    bright = [(levels >= threshold).sum() for threshold in range(256)]
+    bright = [(levels / 255 >= threshold).sum() for threshold in THRESHOLDS]
     np.testing.assert_allclose(curve(scores, "Em"), np.array(bright) / 19, atol=1e-12)
     np.testing.assert_allclose(curve(scores, "Sen"), np.array(bright) / 20, atol=1e-12)
     assert scalar(scores, "Sm") == pytest.approx(levels.mean() / 255)

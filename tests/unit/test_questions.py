@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,168 @@ def test_a_bad_row_is_asked_where_its_split_is(small, tmp_path: Path) -> None:
     table.write_text("\n".join([header, "phantom_mri/x.png,x.png,Where?,Left.,,tset"]) + "\n")
     with pytest.raises(DataError, match="unknown split 'tset'"):
         open_split(settings, TRAINED_WITH, strict=False)
+
+
+def of_patients(small, tmp_path: Path, column: str = "patient_id") -> Path:
+    """The small data with a column in one file that says which of three patients a row is of."""
+    root = tmp_path / "data"
+    shutil.copytree(small.data, root)
+    for table in (root / "annotations").glob("*.csv"):
+        header, *lines = table.read_text().splitlines()
+        named = [f"{line},p{number % 3}" for number, line in enumerate(lines)]
+        table.write_text("\n".join([f"{header},{column}", *named]) + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("column", "asked", "trained"),
+    [
+        ("patient_id", None, None),
+        ("who", "who", None),
+        ("who", None, "who"),
+        ("patient_id", None, "a column that this data has not"),
+    ],
+)
+def test_questions_about_a_patient_are_one_group(
+    small, tmp_path: Path, column: str, asked: str | None, trained: str | None
+) -> None:
+    """In the test split too: whether the column is known, named now, or was named in training."""
+    root = of_patients(small, tmp_path, column)
+    settings = EvaluationSettings(data_root=str(root), group_column=asked)
+    questions = open_split(settings, Settings(group_column=trained), strict=False).questions
+    assert {questions.question(n).group for n in range(6)} <= {"p0", "p1", "p2"}
+
+
+def test_without_a_known_patient_each_image_is_a_group(small, tmp_path: Path) -> None:
+    root = of_patients(small, tmp_path, "who")
+    questions = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    assert all(questions.question(n).group == questions.question(n).image for n in range(6))
+    with pytest.raises(DataError, match="--group_column doctor: no such column"):
+        open_split(
+            EvaluationSettings(data_root=str(root), group_column="doctor"), TRAINED_WITH, False
+        )
+
+
+def test_a_bad_row_is_of_its_patient(small, tmp_path: Path) -> None:
+    root = of_patients(small, tmp_path)
+    table = root / "annotations" / "phantom_mri.csv"
+    header, *lines = table.read_text().splitlines()
+    bad = "phantom_mri/test_masks/none.png,none.png,Where?,,,test, P1"
+    table.write_text("\n".join([header, *lines, bad]) + "\n")
+    questions = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    assert questions.question(6).group == "p1"
+
+
+def test_a_bad_row_is_of_the_image_or_patient_that_it_names(small, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small.data, root)
+    whole = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    first = whole.question(0)
+    (root / "annotations" / "more_test.csv").write_text(
+        "image_path,mask_path,task,question,answer,split\n"
+        f"{first.image},{first.mask},phantom,,Top left.,test\n"
+        "breast_tumors/a/none.png,none.png,breast_tumors,Where?,Top left.,test\n"
+        "lung_CT/ID00010637202177584971671_12.png,none.png,lung_CT,Where?,Top left.,test\n"
+    )
+    questions = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    assert len(questions) == len(whole) + 3
+    assert {questions.question(n).group for n in range(len(whole), len(questions))} == {
+        first.group,
+        "breast_tumors/a/none.png",
+        "lung_CT/ID00010637202177584971671",
+    }
+
+
+def test_where_the_column_of_the_training_is_no_other_decides(small, tmp_path: Path) -> None:
+    root = of_patients(small, tmp_path, "who")
+    for table in (root / "annotations").glob("*.csv"):
+        header, *lines = table.read_text().splitlines()
+        named = [f"{line},1,2" for line in lines]
+        table.write_text("\n".join([f"{header},patient_id,subject", *named]) + "\n")
+    settings = EvaluationSettings(data_root=str(root))
+    questions = open_split(settings, Settings(group_column="who"), strict=False).questions
+    assert {questions.question(n).group for n in range(6)} <= {"p0", "p1", "p2"}
+    with pytest.raises(DataError, match="'patient_id' and 'subject' mean the same"):
+        open_split(settings, TRAINED_WITH, strict=False)
+
+
+def test_which_patients_training_held_out_is_not_decided_by_another_column(
+    small, tmp_path: Path
+) -> None:
+    root = of_patients(small, tmp_path, "who")
+    settings = EvaluationSettings(data_root=str(root), split="val", group_column="who")
+    # Rows that are labelled val were not chosen by patient.
+    assert len(open_split(settings, TRAINED_WITH, False).questions) == 7
+    for table in (root / "annotations").glob("*.csv"):
+        table.write_text(table.read_text().replace(",val,", ",train,"))
+    with pytest.raises(DataError, match="--group_column who: no row is labelled val"):
+        open_split(settings, TRAINED_WITH, False)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_task_without_questions_is_refused(small, tmp_path: Path, split: str) -> None:
+    known = "phantom_endoscopy, phantom_mri, phantom_ultrasound, phantom_xray"
+    for tasks in ("phantom_mri,lung_CT", "lung_CT"):
+        settings = EvaluationSettings(data_root=str(small.data), split=split, tasks=tasks)
+        with pytest.raises(
+            DataError, match=f"--tasks lung_CT: .* --split {split} .* have "
+        ) as info:
+            open_split(settings, TRAINED_WITH, False)
+        assert set(str(info.value).split(" have ")[1].split(", ")) <= set(known.split(", "))
+    settings = EvaluationSettings(data_root=str(small.data), split=split, tasks="phantom_mri")
+    questions = open_split(settings, TRAINED_WITH, False).questions
+    assert {questions.question(n).modality for n in range(len(questions))} == {"phantom_mri"}
+
+
+def test_a_bad_row_of_another_task_is_not_asked_and_one_of_no_task_is_an_error(
+    small, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small.data, root)
+    table = root / "annotations" / "phantom_mri.csv"
+    text = table.read_text()
+    bad = "phantom_xray/test_masks/none.png,none.png,Where?,,,test"
+    table.write_text(f"{text}{bad}\n")
+    settings = EvaluationSettings(data_root=str(root), tasks="phantom_mri")
+    questions = open_split(settings, TRAINED_WITH, False).questions
+    whole = replace(settings, data_root=str(small.data))
+    assert len(questions) == len(open_split(whole, TRAINED_WITH, False).questions)
+    table.write_text(f"{text}none.png,none.png,Where?,,,test\n")
+    with pytest.raises(DataError, match=r"phantom_mri\.csv:.*none\.png"):
+        open_split(settings, TRAINED_WITH, False)
+
+
+def test_the_true_mask_is_known_where_the_image_is_not(
+    small, dataset: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small.data, root)
+    settings = EvaluationSettings(data_root=str(root))
+    questions = open_split(settings, TRAINED_WITH, False).questions
+    expected = questions.pixels(0)[1]
+    (root / questions.question(0).image).write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match="not a readable image"):
+        questions.pixels(0)
+    assert (questions.truth(0) == expected).all()
+    (root / questions.question(0).mask).unlink()
+    with pytest.raises(DataError, match="no such file"):
+        questions.truth(0)
+    stored = open_split(EvaluationSettings(data=str(dataset)), TRAINED_WITH, True).questions
+    assert (stored.truth(3) == stored.pixels(3)[1]).all()
+    assert (SomeQuestions(stored, [3]).truth(0) == stored.truth(3)).all()
+
+
+def test_a_row_that_cannot_be_read_has_lost_its_answer(small, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small.data, root)
+    (root / "annotations" / "test.csv").write_text(
+        "image_path,task,question,answer\n,a,b,c,d,e,f,g,h\n"
+        "phantom_mri/test_masks/none.png,phantom_mri,Where?,\n"
+    )
+    questions = open_split(EvaluationSettings(data_root=str(root)), TRAINED_WITH, False).questions
+    unread, unanswered = (questions.question(n) for n in (6, 7))
+    assert (unread.answer, unread.answer_lost) == (None, True)
+    assert (unanswered.answer, unanswered.answer_lost) == (None, False)
 
 
 def test_images_of_a_folder(tmp_path: Path) -> None:

@@ -53,8 +53,18 @@ def groups_of(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def shown(summary: dict[str, Any], measure: Measure) -> list[str]:
     low, high = measure.show(summary["low"]), measure.show(summary["high"])
-    spread = f"sd {measure.show(summary['sd'])}, n {summary['n']}"
-    return [measure.show(summary["mean"]), f"{low} to {high}", spread]
+    spread = f"sd {measure.show(summary['sd'])}, {of_how_many(summary)}"
+    return [measure.show(summary["mean"]), f"{low} to {high}", spread, *left_out(summary)]
+
+
+def of_how_many(summary: dict[str, Any]) -> str:
+    failed = f", {summary['failures']} failed" if summary["failures"] else ""
+    return f"n {summary['n']}{failed}"
+
+
+def left_out(summary: dict[str, Any]) -> list[str]:
+    failed = f", {summary['failures_left_out']} failed" if summary["failures_left_out"] else ""
+    return [f"left out {summary['left_out']}{failed}"] if summary["left_out"] else []
 
 
 def test_headline_tells_means_intervals_and_numbers(page: Element, rows: list) -> None:
@@ -73,7 +83,8 @@ def test_headline_tells_means_intervals_and_numbers(page: Element, rows: list) -
         assert tiles[name].with_class("value")[0].text == show(summary["mean"])
         assert [line.text for line in tiles[name].with_class("detail")] == [
             f"{show(summary['low'])} to {show(summary['high'])}",
-            f"95 % interval, n {summary['n']} in {summary['groups']} groups",
+            f"95 % interval, {of_how_many(summary)} in {summary['groups']} groups",
+            *left_out(summary),
         ]
 
 
@@ -110,7 +121,7 @@ def test_interval_charts_show_every_modality(page: Element, rows: list) -> None:
     shown_measures = (SEGMENTATION[0], SEGMENTATION[1], SEGMENTATION[4])
     for figure, measure in zip(figures, shown_measures, strict=True):
         for name, group in groups_of(metrics):
-            mean, interval, _ = shown(group["segmentation"][measure.key], measure)
+            mean, interval, *_ = shown(group["segmentation"][measure.key], measure)
             words = figure.all("svg")[0].attributes["aria-label"]
             assert f"{name} {mean}, 95 % interval {interval}" in words
 
@@ -137,13 +148,16 @@ def test_other_tables_show_their_numbers(page: Element, rows: list) -> None:
     assert "not Dice and IoU at 0.5" in protocol.whole_text
     (table,) = protocol.all("table")
     heads = [button.text for button in table.all("button")]
-    assert set(heads[1:]) == set(PROTOCOL)
+    assert heads[1] == "n"
+    assert set(heads[2:]) == set(PROTOCOL)
     for cells, (_, group) in zip(table.grid(), groups_of(metrics), strict=True):
-        expected = [numbers.score(group["published_protocol"][head]) for head in heads[1:]]
-        assert [cell.text for cell in cells[1:]] == expected
+        expected = [numbers.score(group["published_protocol"][head]) for head in heads[2:]]
+        assert [cell.text for cell in cells[2:]] == expected
+        failures = ["1 failed"] if group["failures"] else []
+        assert texts(cells[1]) == [str(group["samples"]), *failures]
     judges = section(page, "judges").all("table")[0].grid()
     assert [cell.text for cell in judges[0]] == [
-        *("Qwen/Qwen2.5-7B-Instruct", "place", "All", "85.0 %", "85", "12", "3")
+        *("Qwen/Qwen2.5-7B-Instruct", "place", "All", "85.0 %", "85", "12", "3", "1")
     ]
     assert len(judges) == 10
     calibration = section(page, "calibration")
@@ -216,7 +230,7 @@ def test_markdown_has_the_same_numbers(written: Path, rows: list) -> None:
     for _, group in groups_of(metrics):
         for measure in SEGMENTATION:
             parts = shown(group["segmentation"][measure.key], measure)
-            assert f"{parts[0]} ({parts[1]}; {parts[2]})" in text
+            assert f"{parts[0]} ({'; '.join(parts[1:])})" in text
     assert "data:" not in text
     assert f"**{rows[-1]['row_id']}**".replace("_", r"\_") in text
 
@@ -252,9 +266,9 @@ def test_data_without_answers_say_why_words_have_no_score(tmp_path: Path) -> Non
     write_evaluation_report(tmp_path, metrics, rows, [])
     page = check_self_contained((tmp_path / "report.html").read_text(encoding="utf-8"))
     *_, everything = section(page, "text").all("table")[0].grid()
-    assert texts(everything[2]) == ["n/a", "no reference answers to compare with"]
+    assert texts(everything[2]) == ["n/a", "no reference answers to compare with", "left out 6"]
     *_, masks = section(page, "masks").all("table")[0].grid()
-    assert texts(masks[5]) == ["n/a", "needs an area in both masks"]
+    assert texts(masks[5]) == ["n/a", "needs an area in both masks", "left out 6"]
     assert "largest part" in section(page, "evaluated").with_class("note")[0].text
     samples = section(page, "samples").all("table")[0].grid()
     assert samples[0][12].text == "n/a"

@@ -592,6 +592,16 @@ def test_short_identifiers_are_whole_words(tmp_path: Path) -> None:
     assert run(tmp_path).renamed == [f"p{digest}_late"]
 
 
+def test_one_patient_id_for_all_scans_is_said(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        files.series(tmp_path / "scans" / case, VOLUME, PatientID="ANONYMOUS")
+    summary = run(tmp_path)
+    assert summary.one_patient
+    assert "all scans have one patient ID" in summary.text()
+    files.series(tmp_path / "scans" / "c", VOLUME, PatientID="7")
+    assert not run(tmp_path).one_patient
+
+
 def test_without_a_patient_id_the_case_is_the_patient(tmp_path: Path) -> None:
     files.series(tmp_path / "scans/a", VOLUME, PatientID="")
     run(tmp_path)

@@ -13,7 +13,9 @@ from prs_med.answering_config import (
     InferenceSettings,
     UsedModelSettings,
 )
+from prs_med.checked_settings import CheckedSettings
 from prs_med.config import ExportSettings, ImportSettings, SettingError, Settings
+from prs_med.data_config import AnnotateSettings, BuildSettings, SynthesizeSettings
 from prs_med.evaluate.post_processing import PostProcessing
 from prs_med.settings_io import (
     load_settings,
@@ -244,14 +246,6 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, name: str, valu
         parse("--config", str(file))
 
 
-@pytest.mark.parametrize("seed", ["-1", "4294967296", "5000000000"])
-def test_a_seed_is_one_that_all_generators_take(seed: str) -> None:
-    with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
-        parse(f"--seed={seed}")
-    with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
-        parse_settings(InferenceSettings, [f"--seed={seed}"], "")
-
-
 def test_nobody_waits_longer_than_the_interpreter_can() -> None:
     assert parse("--hang_timeout", "31536000").hang_timeout == 31536000
     with pytest.raises(SettingError, match="--hang_timeout 1000"):
@@ -274,3 +268,24 @@ def test_yaml_as_editors_and_people_leave_it(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbflora_targets: [q_proj, v_proj]\r\ntasks: [7, lung_CT]\r\n")
     settings = parse("--config", str(file))
     assert (settings.lora_targets, settings.tasks) == ("q_proj,v_proj", "7,lung_CT")
+
+
+SEEDED = (
+    (Settings, ()),
+    (InferenceSettings, ("--data_root", "data")),
+    (EvaluationSettings, ("--data_root", "data")),
+    *((cls, ()) for cls in (BuildSettings, SynthesizeSettings, AnnotateSettings)),
+)
+
+
+@pytest.mark.parametrize(
+    ("cls", "others"), SEEDED, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_seed_is_one_that_every_generator_takes(
+    cls: type[CheckedSettings], others: tuple[str, ...]
+) -> None:
+    for seed in ("0", "4294967295"):
+        assert parse_settings(cls, [*others, "--seed", seed], "").seed == int(seed)
+    for seed in ("-1", "4294967296", "9" * 40):
+        with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
+            parse_settings(cls, [*others, "--seed", seed], "")

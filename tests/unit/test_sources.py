@@ -67,6 +67,7 @@ def test_official_image_path_is_the_mask_and_never_the_image(root: Path) -> None
         modality="ct",
         split="train",
         task="ct",
+        root=root.resolve(),
     )
     assert (second.row_id, second.question, second.answer) == (
         "a.csv:3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -185,9 +186,18 @@ def test_patients_are_held_out_only_while_they_bring_the_share_closer() -> None:
     assert len(names(split_records(grouped([2] * 10), 0.15, 0).val)) == 2
 
 
-def test_one_patient_alone_is_not_held_out() -> None:
-    records = grouped([5])
-    assert split_records(records, 0.5, 0) == Splits(records, [], [], held_out=False)
+def test_one_patient_who_has_all_images_is_refused_with_what_to_do() -> None:
+    """As where an export calls every patient ANONYMOUS."""
+    records = [replace(record, group="anonymous") for record in rows(5)]
+    with pytest.raises(DataError, match=r"'anonymous' has all 5 images .*validation.*group_column"):
+        split_records(records, 0.1, 0)
+    with pytest.raises(DataError, match=r"'anonymous' .* the test: .*--test_fraction 0\)"):
+        split_records(records, 0, 0, test_fraction=0.2)
+    assert split_records(records, 0, 0) == Splits(records, [], [], held_out=False)
+    labelled = [*records, record(99, "v.png", "val")]
+    assert split_records(labelled, 0.1, 0).train == records
+    # One image alone is no sign of a wrong column.
+    assert split_records(records[:3], 0.1, 0) == Splits(records[:3], [], [], held_out=False)
 
 
 def test_of_large_patients_the_smallest_is_held_out() -> None:
@@ -226,3 +236,145 @@ def test_a_patient_in_two_labelled_splits_is_reported_and_left_there(train: str)
         "patient or study 'p1' is in several splits: train (a.csv:2), test (a.csv:3)",
         "patient or study 'p2' is in several splits: val (a.csv:4), test (a.csv:5)",
     ]
+    assert splits.shared_groups_text == (
+        "2 of 3 patients or studies are in several splits, as labelled "
+        "(train and test: 1, val and test: 1)"
+    )
+
+
+def in_layout(layout: str, count: int, root: Path) -> list[Record]:
+    """Rows without split and patient, whose images lie where a layout has them."""
+    return [
+        replace(record(n + 2, "x.png", ""), image_path=root / layout.format(n=n), root=root)
+        for n in range(count)
+    ]
+
+
+LAYOUTS = ("{n}.png", "images/{n}.png", "ct/train_images/{n}.png", "images_and_masks/ct/i/{n}.png")
+
+
+@given(
+    layout=st.sampled_from(LAYOUTS),
+    count=st.integers(2, 40),
+    parents=st.lists(st.sampled_from(["a", "data", "Bilder ü", "x.y"]), min_size=2, max_size=2),
+    fold=st.sampled_from([None, (1, 2)]),
+    shares=st.tuples(st.sampled_from([0.0, 0.1, 0.3]), st.sampled_from([0.0, 0.2])),
+)
+@settings(max_examples=60, deadline=None)
+def test_another_name_of_the_data_root_moves_no_image(
+    layout: str, count: int, parents: list[str], fold, shares: tuple[float, float]
+) -> None:
+    if count < 4:
+        shares = (shares[0], 0.0)
+    found = []
+    for parent in parents:
+        records = in_layout(layout, count, Path("/srv") / parent / "root")
+        splits = split_records(records, shares[0], 0, test_fraction=shares[1], fold=fold)
+        found.append([{r.row_id for r in part} for part in (splits.train, splits.val, splits.test)])
+    assert found[0] == found[1]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=3, max_size=15),
+    order=st.randoms(use_true_random=False),
+    test_fraction=st.sampled_from([0.0, 0.2, 0.5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_rows_moves_no_image(
+    sizes: list[int], order: random.Random, test_fraction: float
+) -> None:
+    records = grouped(sizes)
+    mixed = list(records)
+    order.shuffle(mixed)
+    try:
+        expected = split_records(records, 0.2, 3, test_fraction=test_fraction)
+    except DataError:
+        with pytest.raises(DataError):
+            split_records(mixed, 0.2, 3, test_fraction=test_fraction)
+        return
+    found = split_records(mixed, 0.2, 3, test_fraction=test_fraction)
+    for name in ("train", "val", "test"):
+        assert names(getattr(found, name)) == names(getattr(expected, name))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=4, max_size=15),
+    fraction=st.floats(0.01, 0.7),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_test_holds_out_patients_as_a_whole(
+    sizes: list[int], fraction: float, seed: int
+) -> None:
+    records = grouped(sizes)
+    try:
+        splits = split_records(records, 0.1, seed, test_fraction=fraction)
+    except DataError:
+        # The test took all patients but one, who has several images.
+        assert fraction > 0.2
+        return
+    parts = [splits.train, splits.val, splits.test]
+    assert splits.test_held_out
+    assert splits.test
+    assert splits.train
+    assert sum(len(part) for part in parts) == len(records)
+    for number, part in enumerate(parts):
+        for other in parts[number + 1 :]:
+            assert group_names(part).isdisjoint(group_names(other))
+    share, largest = max(1, round(fraction * sum(sizes))), max(sizes)
+    held_out = len(names(splits.test))
+    assert min(share - largest / 2, sum(sizes) - largest) <= held_out
+    assert held_out <= max(share + largest / 2, min(sizes))
+    # What is held out for validation does not depend on the test's, except where it took them.
+    assert names(split_records(records, 0, seed, test_fraction=fraction).test) == names(splits.test)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=5, max_size=20),
+    parts=st.integers(2, 5),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_folds_hold_every_patient_out_once(sizes: list[int], parts: int, seed: int) -> None:
+    records = grouped(sizes)
+    folds = [split_records(records, 0.1, seed, fold=(k, parts)) for k in range(1, parts + 1)]
+    held_out = [group_names(fold.val) for fold in folds]
+    assert sum(len(groups) for groups in held_out) == len(sizes)
+    assert set().union(*held_out) == group_names(records)
+    for fold, groups in zip(folds, held_out, strict=True):
+        assert groups
+        assert fold.held_out
+        assert group_names(fold.train) == group_names(records) - groups
+    counts = [len(names(fold.val)) for fold in folds]
+    assert max(counts) - min(counts) <= max(sizes)
+
+
+def test_folds_leave_the_test_alone() -> None:
+    records = grouped([1, 2, 3] * 5)
+    folds = [split_records(records, 0.1, 0, test_fraction=0.2, fold=(k, 3)) for k in (1, 2, 3)]
+    assert len({frozenset(names(fold.test)) for fold in folds}) == 1
+    for fold in folds:
+        assert names(fold.test).isdisjoint(names(fold.val) | names(fold.train))
+
+
+def test_what_is_held_out_is_said_with_counts() -> None:
+    splits = split_records(grouped([2] * 10), 0.1, 0, test_fraction=0.2)
+    assert splits.how == (
+        "no row is labelled test: 20% of the training images are held out for the test "
+        "(--test_fraction): 4 of 20 images, 2 of 10 patients or studies; no row is labelled val: "
+        "10% of the training images are held out for validation (--val_fraction): 2 of 20 images, "
+        "1 of 10 patients or studies"
+    )
+    assert split_records(rows(10), 0.1, 0, fold=(2, 5)).how == (
+        "no row is labelled val: part 2 of 5 of the training images is held out for validation "
+        "(--fold): 2 of 10 images"
+    )
+
+
+def test_labels_and_what_would_replace_them_exclude_each_other() -> None:
+    with pytest.raises(DataError, match=r"^--test_fraction 0\.2: .* labelled test .*a\.csv:2;"):
+        split_records(rows(3) + rows(1, split="test"), 0.1, 0, test_fraction=0.2)
+    with pytest.raises(DataError, match=r"^--fold 1/2: .* labelled val already, .*a\.csv:2;"):
+        split_records(rows(3) + rows(1, split="val"), 0.1, 0, fold=(1, 2))
+    with pytest.raises(DataError, match=r"^--fold 1/4: there are only 3 patients"):
+        split_records(rows(3), 0.1, 0, fold=(1, 4))

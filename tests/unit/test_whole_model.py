@@ -75,7 +75,6 @@ def answer(
         pad_token=model.tokenizer.pad_token_id,
         end_token=end_token,
         sampling=Sampling(max_new_tokens),
-        generator=torch.Generator(),
     )
 
 

@@ -20,6 +20,8 @@ from tests.unit.assembled import Assembled
 PROCESSES = 3
 SHARD_BYTES = 300_000
 """Small, so that parameters are cut and groups have several shards."""
+SPLIT_CONTENT = b'{"format":1}\n'
+"""Stands for which images the training had in which split."""
 
 
 def write_checkpoint(
@@ -44,7 +46,7 @@ def write_checkpoint(
             for side in ("mllm", "segmentation")
             if any(p.requires_grad for p in getattr(model, side).parameters())
         }
-        files = {"metrics.jsonl": b"{}\n"}
+        files = {"metrics.jsonl": b"{}\n", "split.json": SPLIT_CONTENT}
         saver = Saver(place, rank, PROCESSES, "a1b2", shard_bytes=SHARD_BYTES)
         saver.save(name, Snapshot(groups, _whole(model), files, {**_state(model, step), **state}))
         outcome = saver.wait()

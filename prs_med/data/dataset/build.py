@@ -1,14 +1,16 @@
 """Build a dataset: from annotation files, images and masks to shards and ``dataset.json``.
 
 A build that was interrupted goes on where it was: a shard is finished when its report lies beside
-it, and its name contains a fingerprint of what it is made of. The reports go when ``dataset.json``
-has been written.
+it, and its name contains a fingerprint of what it is made of: the rows, and the content of their
+files. Shards of earlier builds that were not finished go before ``dataset.json`` is written, the
+reports afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,15 +19,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from prs_med.data import stored_split
+from prs_med.data.contents import content_digests
 from prs_med.data.dataset import index
 from prs_med.data.dataset.index import DatasetIndex, OpenedIndex, Split, read_index
 from prs_med.data.dataset.shard_writer import ShardReport, SourceImage, write_shard
 from prs_med.data.order import permutation
 from prs_med.data.records import DataError, Record
 from prs_med.data.split import Splits
+from prs_med.data.stored_split import StoredSplit
 from prs_med.storage.store import StorageError, Store
 
 REPORTS = "_build"
+_SHARD = re.compile(r"data/(train|val|test)-\d{5,}-[0-9a-f]{12}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Built:
     written: int
     """Shards that this call wrote; the others were there already."""
     bad_rows: list[str]
+    removed: int = 0
+    """Shards of earlier builds that were not finished."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def build(
         data_root: folder that the paths of images are stored relative to.
         store: where the dataset goes.
         layout: sizes and order.
-        held_out: how validation images were chosen, for the record; empty if they were labelled.
+        held_out: how images were held out, for the record; empty if all were labelled.
         skip_bad_rows: leave out rows that cannot be used rather than stop at the first.
         allow_duplicates: list images and masks that are in several splits rather than stop.
         workers: threads that read and decode.
@@ -91,19 +99,25 @@ def build(
 
     Raises:
         DataError: a row cannot be used, splits share images or masks, or the store holds another
-            dataset.
+            dataset, or Parquet files that no build made.
         StorageError: the store cannot be written.
     """
+    _refuse_foreign(store)
+    records = [*splits.train, *splits.val, *splits.test]
+    rows = {path: r.row_id for r in records for path in (r.image_path, r.mask_path)}
+    digests = content_digests(rows, workers, show_progress)
     plans = [
         plan
         for name in ("train", "val", "test")
-        for plan in _plans(name, getattr(splits, name), data_root.resolve(), layout)
+        for plan in _plans(name, getattr(splits, name), data_root.resolve(), layout, digests)
     ]
     built_from = _sha256([plan.name for plan in plans])
     there = _existing(store, built_from)
     if there is not None:
         _clear(store)  # The build may have been killed just before it did.
-        return Built(there.index, written=0, bad_rows=[])
+        return Built(
+            there.index, written=0, bad_rows=[], removed=_remove_orphans(store, there.index)
+        )
     reports = _write_shards(plans, store, skip_bad_rows, workers, show_progress)
     by_name = {name: report for name, report, _ in reports}
     bad_rows = [row for report in by_name.values() for row in report.bad_rows]
@@ -114,23 +128,49 @@ def build(
             f"{len(duplicates)} images or masks are in several splits: {shown}. Correct the "
             "splits, or build again with --allow_duplicates: what is written is kept"
         )
+    split = StoredSplit.of(splits, digests).dumps()
     result = DatasetIndex(
         splits=_splits(plans, by_name),
         built_from=built_from,
         held_out=held_out,
         duplicates=duplicates,
+        shared_groups=splits.shared_groups_text,
+        split_sha256=hashlib.sha256(split).hexdigest(),
     )
     if not result.splits:
         raise DataError(f"no usable row, the first of {len(bad_rows)} bad ones: {bad_rows[0]}")
+    if store.size(index.NAME) is not None:
+        _remove_orphans(store, read_index(store).index)
+        raise DataError(f"{store.uri}: another build has written dataset.json there meanwhile")
+    removed = _remove_orphans(store, result)
+    store.write(stored_split.NAME, split)
     store.write(index.NAME, result.dumps().encode())
     _clear(store)
-    return Built(result, sum(new for _, _, new in reports), bad_rows)
+    return Built(result, sum(new for _, _, new in reports), bad_rows, removed)
 
 
 def _clear(store: Store) -> None:
     for name in store.names(f"{REPORTS}/"):
         store.delete(name)
     store.sweep()
+
+
+def _refuse_foreign(store: Store) -> None:
+    for name in store.names():
+        if name.endswith(".parquet") and not _SHARD.fullmatch(name):
+            raise DataError(
+                f"{store.where(name)}: no build made this file, and load_dataset would read it as "
+                "part of the dataset; give another --output"
+            )
+
+
+def _remove_orphans(store: Store, built: DatasetIndex) -> int:
+    """Remove shards that are not part of the dataset, as builds of other rows leave them: whoever
+    reads all Parquet files of the folder would read them, too."""
+    left_over = [name for name in index.orphans(store, built) if _SHARD.fullmatch(name)]
+    for name in left_over:
+        store.delete(name)
+    return len(left_over)
 
 
 def _existing(store: Store, built_from: str) -> OpenedIndex | None:
@@ -146,7 +186,9 @@ def _existing(store: Store, built_from: str) -> OpenedIndex | None:
     return there
 
 
-def _plans(name: str, records: Sequence[Record], root: Path, layout: Layout) -> Iterator[_Plan]:
+def _plans(
+    name: str, records: Sequence[Record], root: Path, layout: Layout, digests: dict[Path, str]
+) -> Iterator[_Plan]:
     """Divide the images of a split into shards, and those into row groups, by their sizes."""
     images = _source_images(records, root)
     if layout.shuffle and name == "train":
@@ -162,35 +204,33 @@ def _plans(name: str, records: Sequence[Record], root: Path, layout: Layout) -> 
         shard_bytes += group_bytes
         group_bytes = 0
         if shard_bytes >= layout.shard_bytes:
-            yield _plan(name, number, groups)
+            yield _plan(name, number, groups, digests)
             groups, shard_bytes, number = [], 0, number + 1
         groups.append([])
     if not groups[-1]:
         groups.pop()
     if groups:
-        yield _plan(name, number, groups)
+        yield _plan(name, number, groups, digests)
 
 
-def _plan(split: str, number: int, groups: list[list[SourceImage]]) -> _Plan:
-    fingerprint = _sha256([[_identity(image) for image in group] for group in groups])
+def _plan(
+    split: str, number: int, groups: list[list[SourceImage]], digests: dict[Path, str]
+) -> _Plan:
+    fingerprint = _sha256([[_identity(image, digests) for image in group] for group in groups])
     # load_dataset takes the split from the start of the name.
     return _Plan(f"data/{split}-{number:05d}-{fingerprint[:12]}.parquet", split, groups)
 
 
-def _identity(image: SourceImage) -> list[object]:
-    """All that an image's row is made of; files by size and time of change."""
-
-    def state(path: Path) -> list[int]:
-        status = path.stat()
-        return [status.st_size, status.st_mtime_ns]
-
+def _identity(image: SourceImage, digests: dict[Path, str]) -> list[object]:
+    """All that an image's row is made of; files by their content, since copies of other folders may
+    have the same sizes and times."""
     rows = [
-        [r.row_id, str(r.mask_path.name), *state(r.mask_path), r.question, r.answer, r.position]
+        [r.row_id, r.mask_path.name, digests[r.mask_path], r.question, r.answer, r.position]
         for r in image.records
     ]
     first = image.records[0]
     return [
-        image.path, *state(first.image_path), first.modality, first.task, first.group, rows
+        image.path, digests[first.image_path], first.modality, first.task, first.group, rows
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,22 +12,28 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prs_med.data.answer_position import parse_position
+from prs_med.data.answer_position import ENGLISH, parse_position
+from prs_med.data.augment import words_can_be_flipped
 from prs_med.data.dataset.checksums import matches
-from prs_med.data.dataset.index import Shard, read_index
+from prs_med.data.dataset.index import DatasetIndex, Shard, orphans, read_index
 from prs_med.data.dataset.places import Place, RowGroupPlaces
 from prs_med.data.dataset.row_groups import RowGroup, decoded_row_group
 from prs_med.data.dataset.shard_footer import parse_footer
 from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.images import decode_image, decode_mask
+from prs_med.data.language import is_in_other_language
 from prs_med.data.position import Position, position_of
+from prs_med.data.position_words import PositionWords
 from prs_med.data.records import DataError
+from prs_med.data.stored_split import read_split
 from prs_med.storage.store import StorageError, Store
 
 _SHOWN = 5
 
 ERRORS = {
     "shard": "shards are missing or damaged",
+    "orphan": "Parquet files are not in dataset.json, and load_dataset reads them all the same",
+    "split": "split.json is missing or damaged",
     "image": "images cannot be decoded",
     "mask": "masks cannot be decoded",
     "size": "images differ in size from a mask, or from the size stored",
@@ -38,7 +44,11 @@ ERRORS = {
 }
 NOTES = {
     "empty mask": "masks are empty",
-    "answer without zone": "answers name no zone, or several",
+    "answer unclear": "answers are unclear: they name no zone, several, or are not understood",
+    "other language": "answers are in another language (n/a; --position_words gives its words)",
+    "not flipped": "questions have words that --augment_flip does not know: their images are never "
+    "flipped",
+    "unlisted": "folders cannot be listed, so that files beside the dataset were not seen",
 }
 
 
@@ -50,7 +60,7 @@ class Finding:
     """A key of :data:`ERRORS` or :data:`NOTES`."""
     split: str
     row_id: str
-    """Row that the question was built from; empty for a shard."""
+    """Row that the question was built from; empty for a file."""
     where: str
     """Shard, row group and row."""
     message: str
@@ -101,14 +111,20 @@ class _Looked:
     """Kind, SHA-256 and row of the image and of each mask that is not empty."""
 
 
-def check(store: Store, workers: int, show_progress: bool) -> Findings:
-    """Read and check everything; what is found is listed, not raised.
+def check(
+    store: Store,
+    workers: int,
+    show_progress: bool,
+    tables: Sequence[PositionWords] = ENGLISH,
+) -> Findings:
+    """Read and check everything; what is found is listed, not raised. ``tables`` are the languages
+    in which answers are read.
 
     Raises:
         DataError: there is no dataset, or its ``dataset.json`` cannot be read.
     """
     index = read_index(store).index
-    found: list[Finding] = []
+    found = [*_split_file(store, index), *_beside(store, index)]
     images = questions = 0
     places: dict[tuple[str, str], dict[str, str]] = {}
     total = sum(split.rows for split in index.splits.values())
@@ -120,7 +136,7 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
             for shard in shards:
                 for group, sizes in _row_groups(store, split, shard, found):
                     stored = [group.image(row) for row in range(group.rows)]
-                    looks = pool.map(partial(_look, split), stored, sizes)
+                    looks = pool.map(partial(_look, split, tables), stored, sizes)
                     for image, looked in zip(stored, looks, strict=True):
                         found += looked.found
                         images += 1
@@ -130,6 +146,27 @@ def check(store: Store, workers: int, show_progress: bool) -> Findings:
                     bar.update(group.rows)
     found += _duplicates(places)
     return Findings(images, questions, found)
+
+
+def _split_file(store: Store, index: DatasetIndex) -> list[Finding]:
+    try:
+        read_split(store, index.split_sha256)
+    except (DataError, StorageError) as error:
+        return [Finding("split", "", "", store.where("split.json"), str(error))]
+    return []
+
+
+def _beside(store: Store, index: DatasetIndex) -> list[Finding]:
+    """Files that are there but not part of the dataset."""
+    try:
+        names = orphans(store, index)
+    except StorageError as error:
+        # A bucket may let everyone read and nobody list.
+        return [Finding("unlisted", "", "", store.uri, str(error))]
+    return [
+        Finding("orphan", "", "", store.where(name), "remove it, or run the same build again")
+        for name in names
+    ]
 
 
 def _row_groups(
@@ -194,7 +231,9 @@ def _fit(places: RowGroupPlaces, data: bytes, start: int, group: RowGroup) -> bo
     )
 
 
-def _look(split: str, stored: StoredImage, size: tuple[int, int]) -> _Looked:
+def _look(
+    split: str, tables: Sequence[PositionWords], stored: StoredImage, size: tuple[int, int]
+) -> _Looked:
     """Decode an image and its masks, and compare what is said of them. ``size`` is the stored
     (width, height)."""
     found: list[Finding] = []
@@ -229,16 +268,25 @@ def _look(split: str, stored: StoredImage, size: tuple[int, int]) -> _Looked:
         if stored_position != ((position.zone, position.near_center) if position else (None, None)):
             note("zone", target.row_id, f"stored {stored_position}, the mask has {position}")
         if position:
-            _compare_answer(target.answer, position, target.row_id, note)
+            _compare_answer(target.answer, position, target.row_id, tables, note)
+        if not words_can_be_flipped(target.question, target.answer):
+            note("not flipped", target.row_id, f"{target.question!r}, {target.answer!r}")
     return _Looked(found, contents)
 
 
-def _compare_answer(answer: str, position: Position, row_id: str, note: object) -> None:
+def _compare_answer(
+    answer: str,
+    position: Position,
+    row_id: str,
+    tables: Sequence[PositionWords],
+    note: Callable[[str, str, str], None],
+) -> None:
     """Note where an answer says something else than its mask."""
-    assert callable(note)
-    said = parse_position(answer)
-    if said.zone is None:
-        note("answer without zone", row_id, answer)
+    said = parse_position(answer, tables)
+    if is_in_other_language(answer, tables):
+        note("other language", row_id, answer)
+    elif said.zone is None:
+        note("answer unclear", row_id, answer)
     elif said.zone != position.zone:
         note("answer zone", row_id, f"the mask is {position.zone}: {answer!r}")
     elif said.near_center not in (None, position.near_center):

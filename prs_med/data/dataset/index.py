@@ -90,9 +90,13 @@ class DatasetIndex:
     built_from: str
     """SHA-256 of the inputs and settings it was built from."""
     held_out: str = ""
-    """How validation images were chosen, if no row was labelled so."""
+    """How images were held out for validation and test, if no row was labelled so."""
     duplicates: list[str] = field(default_factory=list)
     """Images and masks that are in several splits, if that was allowed."""
+    shared_groups: str = ""
+    """How many patients are in several splits, if any are, as labelled."""
+    split_sha256: str = ""
+    """SHA-256 of ``split.json`` (:mod:`prs_med.data.stored_split`); empty where there is none."""
 
     def dumps(self) -> str:
         """The text of ``dataset.json``."""
@@ -116,7 +120,8 @@ class OpenedIndex:
         found = self.index.splits.get(name)
         if found is None:
             raise DataError(
-                f"the dataset has no split {name!r}; it has {', '.join(self.index.splits)}"
+                f"the dataset has no split {name!r}; it has {', '.join(self.index.splits)}; label "
+                "rows, or hold out images when it is built (--val_fraction, --test_fraction)"
             )
         return found
 
@@ -140,6 +145,17 @@ def read_index(store: Store) -> OpenedIndex:
     return OpenedIndex(parse_index(text, where), hashlib.sha256(text).hexdigest())
 
 
+def orphans(store: Store, index: DatasetIndex) -> list[str]:
+    """The Parquet files in a store that the dataset there does not name. Programs that take all
+    Parquet files of a folder, as ``load_dataset`` does, read them all the same.
+
+    Raises:
+        StorageError: the store cannot be listed.
+    """
+    named = {shard.name for split in index.splits.values() for shard in split.shards}
+    return [name for name in store.names() if name.endswith(".parquet") and name not in named]
+
+
 def parse_index(text: bytes, where: str) -> DatasetIndex:
     """The index that the text of a ``dataset.json`` describes.
 
@@ -158,6 +174,9 @@ def parse_index(text: bytes, where: str) -> DatasetIndex:
             built_from=loaded["built_from"],
             held_out=loaded["held_out"],
             duplicates=loaded["duplicates"],
+            # Datasets of earlier versions do not say.
+            shared_groups=str(loaded.get("shared_groups", "")),
+            split_sha256=str(loaded.get("split_sha256", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):

@@ -13,15 +13,21 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from prs_med.data.answer_position import ENGLISH, parse_position
+from prs_med.data.augment import words_can_be_flipped
 from prs_med.data.dataset.index import DatasetIndex, Shard, read_index
 from prs_med.data.dataset.row_groups import read_footer, read_row_group
 from prs_med.data.dataset.small_columns import TARGET, read_small_columns
 from prs_med.data.dataset.stored import StoredImage
 from prs_med.data.images import decode_image, decode_mask
+from prs_med.data.language import is_in_other_language
 from prs_med.data.overlay import fitted, overlay
 from prs_med.data.position import ZONES
+from prs_med.data.position_words import PositionWords
 from prs_med.storage.store import Store
 
+RESULTS = ("stats.json", "samples.png")
+"""What `Stats.write` writes."""
 _TILE = 160
 _MARGIN = 8
 _COLUMNS = 6
@@ -41,6 +47,12 @@ class Part:
     groups: set[str] = field(default_factory=set)
     zones: Counter[str] = field(default_factory=Counter)
     near: int = 0
+    unclear: int = 0
+    """Answers that name no zone, or not one that is understood."""
+    other_language: int = 0
+    """Answers in a language that is not read."""
+    not_flipped: int = 0
+    """Questions whose words keep an image from being flipped."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     question_lengths: list[int] = field(default_factory=list)
     answer_lengths: list[int] = field(default_factory=list)
@@ -55,6 +67,9 @@ class Part:
             "patients_or_studies": len(self.groups),
             "zones": {zone: self.zones[zone] for zone in (*ZONES, "empty")},
             "near_center": self.near,
+            "unclear_answers": self.unclear,
+            "answers_in_other_language": self.other_language,
+            "not_flipped": self.not_flipped,
             "width": _range(widths),
             "height": _range(heights),
             "question_characters": _range(self.question_lengths),
@@ -69,20 +84,23 @@ class Stats:
     parts: dict[tuple[str, str], Part]
     """By split and modality."""
     sheet: Image.Image | None
+    made_by: dict[str, str]
+    """Of which dataset; see :mod:`prs_med.storage.results_folder`."""
 
     def table(self) -> str:
         """Counts, zones, sizes and text lengths, a line for each split and modality."""
         short = {zone: "".join(word[0] for word in zone.split()) for zone in ZONES}
         short["center"], short["empty"] = "center", "empty"
         head = ["split", "modality", "images", "questions", *short.values()]
-        head += ["near", "width", "height", "answer"]
+        head += ["near", "unclear", "n/a", "unflipped", "width", "height", "answer"]
         lines = [head]
         for (split, modality), part in self.parts.items():
             numbers = part.as_json()
             lines.append(
                 [split, modality or "(none)", str(part.images), str(part.questions)]
                 + [str(part.zones[zone]) for zone in short]
-                + [str(part.near)]
+                + [str(part.near), str(part.unclear), str(part.other_language)]
+                + [str(part.not_flipped)]
                 + [_text(numbers[name]) for name in ("width", "height", "answer_characters")]
             )
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -93,8 +111,13 @@ class Stats:
             ).rstrip()
             for line in lines
         ]
-        legend = "tl, tr, bl, br: top left ... bottom right; widths and heights in pixels, answers "
-        return "\n".join([*text, f"({legend}in characters, least to most)"])
+        legend = (
+            "(tl, tr, bl, br: top left ... bottom right, by the masks; unclear: answers that name "
+            "no zone,\nor not one that is understood; n/a: answers in another language; unflipped: "
+            "questions with\nwords that --augment_flip does not know; widths and heights in "
+            "pixels, answers in characters,\nleast to most)"
+        )
+        return "\n".join([*text, legend])
 
     def write(self, folder: Path) -> None:
         """Write ``stats.json`` and, with pictures, ``samples.png``."""
@@ -108,13 +131,20 @@ class Stats:
             self.sheet.save(folder / "samples.png")
 
 
-def stats(store: Store, pictures: int, show_progress: bool) -> Stats:
+def stats(
+    store: Store,
+    pictures: int,
+    show_progress: bool,
+    tables: Sequence[PositionWords] = ENGLISH,
+) -> Stats:
     """Read all but images and masks; ``pictures`` images are read, of each modality alike.
+    ``tables`` are the languages in which answers are read.
 
     Raises:
         DataError: there is no dataset, or a part of it is missing or damaged.
     """
-    index = read_index(store).index
+    opened = read_index(store)
+    index = opened.index
     parts: dict[tuple[str, str], Part] = {}
     places: dict[tuple[str, str], list[tuple[Shard, int, int]]] = {}
     total = sum(split.rows for split in index.splits.values())
@@ -123,18 +153,19 @@ def stats(store: Store, pictures: int, show_progress: bool) -> Stats:
             for number, rows in enumerate(read_small_columns(store, shard, _COLUMNS_READ)):
                 for at, row in enumerate(rows):
                     key = (name, row["modality"])
-                    _add(parts.setdefault(key, Part()), row)
+                    _add(parts.setdefault(key, Part()), row, tables)
                     places.setdefault(key, []).append((shard, number, at))
                 bar.update(len(rows))
     chosen = _chosen(places, pictures)
-    return Stats(dict(sorted(parts.items())), _sheet(store, chosen) if chosen else None)
+    made_by = {"command": "stats", "data": store.uri, "identity": opened.fingerprint[:12]}
+    return Stats(dict(sorted(parts.items())), _sheet(store, chosen) if chosen else None, made_by)
 
 
 def _shards(index: DatasetIndex) -> list[tuple[str, Shard]]:
     return [(name, shard) for name, split in index.splits.items() for shard in split.shards]
 
 
-def _add(part: Part, row: dict[str, Any]) -> None:
+def _add(part: Part, row: dict[str, Any], tables: Sequence[PositionWords]) -> None:
     part.images += 1
     part.sizes[row["width"], row["height"]] += 1
     if row["group"]:
@@ -143,6 +174,11 @@ def _add(part: Part, row: dict[str, Any]) -> None:
         part.questions += 1
         part.zones[target["zone"] or "empty"] += 1
         part.near += bool(target["near_center"])
+        if is_in_other_language(target["answer"], tables):
+            part.other_language += 1
+        else:
+            part.unclear += parse_position(target["answer"], tables).zone is None
+        part.not_flipped += not words_can_be_flipped(target["question"], target["answer"])
         part.question_lengths.append(len(target["question"]))
         part.answer_lengths.append(len(target["answer"]))
 

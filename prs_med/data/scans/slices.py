@@ -43,6 +43,8 @@ class Summary:
     """Names in the output of cases whose own name held an identifier of the patient or the scan."""
     burned_in: list[str]
     """Cases whose pixels show identifying text, by their own account."""
+    one_patient: bool
+    """Whether several scans were read that all have one patient ID."""
     unused: list[str]
     """What the folders hold besides scans and their masks."""
     left_over: list[str]
@@ -51,6 +53,12 @@ class Summary:
     def text(self) -> str:
         """The summary in lines; lists are complete."""
         lines = [f"{self.cases} scans: {self.slices} slices written, named in {self.csv}"]
+        if self.one_patient:
+            lines.append(
+                "all scans have one patient ID, so they count as one patient and none of them can "
+                "be held out; if it stands for nobody, as ANONYMOUS does, correct patient_id in "
+                "the CSV file"
+            )
         if self.empty:
             lines.append(f"{self.empty} slices with an empty mask were left out")
         for what, names in (
@@ -172,6 +180,8 @@ def write_slices(
         empty_cases=[case.name for case in written if not case.pairs],
         renamed=[case.name for case in written if case.renamed],
         burned_in=[case.name for case in written if case.burned_in],
+        one_patient=sum(bool(case.pairs) for case in written) > 1
+        and len({pair.patient_id for pair in pairs}) == 1,
         unused=[str(path) for path in found.unused],
         left_over=[n for f in folders for n in job.store.names(f) if n not in names],
     )

@@ -21,6 +21,7 @@ from prs_med.data.order import Rank, evaluation_batches
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError
 from prs_med.data.samples import Preparation, Sample
+from prs_med.data.stored_split import read_split
 from prs_med.data.stream.disk_cache import DiskCache
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.data.stream.stored_samples import StoredSamples
@@ -76,7 +77,11 @@ class StreamedData:
         self.validation_samples = val.targets if val else 0
         self.modalities = tuple(train.modalities)
         self.held_out = self._opened.index.held_out
-        """How validation images were chosen when the dataset was built; empty if by label."""
+        """How images were held out when the dataset was built; empty if by label."""
+        self.shared_groups = self._opened.index.shared_groups
+        """How many patients are in several of its splits; empty if none are."""
+        self.split = read_split(store, self._opened.index.split_sha256)
+        """The content of its ``split.json``; None in datasets of earlier versions."""
         self.longest_text = max(split.longest_text for split in (train, val) if split)
 
     def check_lengths(self, prompts: PromptEncoder, say: Callable[[str], None]) -> None:

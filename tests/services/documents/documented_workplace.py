@@ -129,7 +129,7 @@ def _scans_with_labels(root: Path) -> None:
     for name in ("scans", "labels"):
         shutil.rmtree(root / name, ignore_errors=True)
         (root / name).mkdir()
-    for number, case in enumerate(("p1.nii.gz", "p2.nii.gz")):
+    for number, case in enumerate(("p1.nii.gz", "p2.nii.gz", "p3.nii.gz")):
         nifti(root / "scans" / case, draw.normal(-500, 200, (48, 64, 3)), np.eye(4))
         mask = np.zeros((48, 64, 3))
         for depth in (1, 2):
