@@ -121,7 +121,7 @@ def check_unclaimed(
         SettingError: there are such results, and ``overwrite`` is not True.
     """
     # In this order: another process of this command writes results only once it has the folder.
-    there = [name for name in results if any(folder.glob(name))]
+    there = [name for name in results if any(map(_holds_a_file, folder.glob(name)))]
     found = made_by_in(folder)
     if found and found.get("command") != made_by["command"]:
         # Whatever that writes: two commands in one folder could not tell whose it is.
@@ -133,6 +133,11 @@ def check_unclaimed(
         f"--{flag} {folder}: holds {description(found) or f'{there[0]} of unknown origin'}; give "
         f"another folder{or_overwrite}"
     )
+
+
+def _holds_a_file(path: Path) -> bool:
+    """A command that failed before its first result leaves empty folders, which are nobody's."""
+    return not path.is_dir() or any(map(_holds_a_file, path.iterdir()))
 
 
 def made_by_in(folder: Path) -> dict[str, Any]:
