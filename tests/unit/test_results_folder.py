@@ -86,10 +86,11 @@ def test_the_same_command_goes_on(tmp_path: Path) -> None:
     assert sorted(os.listdir(folder)) == [".unfinished-1", MADE_BY, "metrics.json"]
 
 
-@pytest.mark.parametrize("there", ["metrics.json", "masks", ".unfinished-9"])
+@pytest.mark.parametrize("there", ["metrics.json", "masks/1.png", ".unfinished-9/a/b"])
 def test_what_another_command_made_is_not_replaced(tmp_path: Path, there: str) -> None:
     claim(tmp_path)
-    (tmp_path / there).mkdir()
+    (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / there).touch()
     other = {**MINE, "checkpoint": "runs/b", "identity": "2"}
     with pytest.raises(SettingError, match="--output_dir") as info:
         claim(tmp_path, other)
@@ -117,11 +118,20 @@ def test_two_kinds_of_results_do_not_share_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [None, "", "no JSON", "[1]", "\xff"])
 def test_results_of_unknown_origin_are_not_replaced(tmp_path: Path, text: str | None) -> None:
     (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "1.png").touch()
     (tmp_path / "notes.txt").write_text("mine")
     if text is not None:
         (tmp_path / MADE_BY).write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingError, match=r"holds masks of unknown origin; give another folder$"):
         claim(tmp_path, overwrite=None)
+
+
+def test_empty_folders_of_a_command_that_failed_are_nobodys(tmp_path: Path) -> None:
+    claim(tmp_path)
+    (tmp_path / "masks" / "deeper").mkdir(parents=True)
+    other = {**MINE, "checkpoint": "runs/b", "identity": "2"}
+    claim(tmp_path, other)
+    assert made_by_in(tmp_path) == other
 
 
 def test_other_files_are_in_nobodys_way(tmp_path: Path) -> None:

@@ -149,6 +149,10 @@ def _no_evaluation(root: Path) -> None:
     shutil.rmtree(root / "runs" / "evaluation", ignore_errors=True)
 
 
+def _no_statistics(root: Path) -> None:
+    shutil.rmtree(root / "runs" / "stats", ignore_errors=True)
+
+
 def _two_evaluations(root: Path) -> None:
     for run in ("first", "second"):
         target = root / "runs" / run / "evaluation"
@@ -168,6 +172,7 @@ BEFORE: dict[str, Callable[[Path], None]] = {
     "--scans scans": _scans_with_labels,
     "--save_dir runs/first": _no_first_run,
     "--config posmed.yaml": _no_first_run,
+    "data.py stats": _no_statistics,
     "eval.py compare": _two_evaluations,
     r"eval.py --(?!.*--output_dir)": _no_evaluation,
     r"infer.py (?!.*--output_dir)": _no_inference,
