@@ -13,6 +13,9 @@ import pytest
 # Small tensors: more threads only wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# torch.compile's workers would be processes that import it too, for graphs of seconds.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 from prs_med.quiet import quieten
 
 quieten()

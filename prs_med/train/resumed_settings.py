@@ -28,7 +28,7 @@ MAY_CHANGE = (
     *("learning_rate", "encoder_learning_rate", "decoder_learning_rate", "weight_decay"),
     *("warmup_ratio", "min_lr_ratio", "max_grad_norm", "ema_decay"),
     *("loss_spike", "on_bad_step", "max_bad_steps"),
-    *("lora_dropout", "decoder_dropout", "augment_intensity", "augment_flip"),
+    *("lora_dropout", "decoder_dropout", "augment_intensity", "augment_flip", "position_words"),
     *("precision", "segmentation_precision", "load_4bit", "load_8bit"),
     *("best_metric", "validation_answers", "validation_answer_tokens"),
 )
@@ -37,7 +37,8 @@ stays as large is checked with the state of the data."""
 
 DO_NOT_MATTER = (
     # names of what is compared by its content
-    *("data", "data_root", "ann_paths", "tasks", "group_column", "on_bad_rows", "val_fraction"),
+    *("data", "data_root", "ann_paths", "tasks", "group_column", "on_bad_rows"),
+    *("val_fraction", "test_fraction", "fold"),
     *("vlm_path", "vision_tower", "sam_ckpt", "init_from", "global_batch_size"),
     # how the same is computed
     *("deepspeed", "attention", "gradient_checkpointing", "encoder_checkpointing"),

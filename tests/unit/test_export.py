@@ -19,6 +19,7 @@ from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.config import SettingError
 from prs_med.data.images import load_image
 from prs_med.data.samples import prepare_images
+from prs_med.data.stored_split import StoredSplit
 from prs_med.evaluate.answering import Answerer
 from prs_med.export.load import load_model
 from prs_med.export.merged_model import export_merged
@@ -33,7 +34,7 @@ from prs_med.model.tiny_encoders import write_tinysam
 from prs_med.model.tiny_llava import TinyLlavaSize, write_llava_med
 from prs_med.settings_io import parse_training_settings
 from tests.unit.assembled import Assembled, assemble
-from tests.unit.training_checkpoint import SPLIT_CONTENT, write_checkpoint
+from tests.unit.training_checkpoint import write_checkpoint
 
 KINDS = {
     "lora": {},
@@ -138,8 +139,10 @@ def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_split_of_the_training_comes_along(run: Path, merged: Path, tmp_path: Path) -> None:
-    for place in (run, merged / "trained", merged / "bf16"):
-        assert load_model(str(place)).split == SPLIT_CONTENT
+    expected = load_model(str(run)).split
+    assert StoredSplit.parse(expected, "split.json").images
+    for place in (merged / "trained", merged / "bf16"):
+        assert load_model(str(place)).split == expected
     # Folders of earlier versions have none.
     older = Path(shutil.copytree(merged / "trained", tmp_path / "older"))
     (older / "split.json").unlink()

@@ -126,7 +126,6 @@ def test_prompts_of_different_length_are_padded_before_them_and_decoded_from_the
         pad_token=8,
         end_token=END,
         sampling=Sampling(20),
-        generator=torch.Generator(),
     )
     padding = [[False, False, True, True], [True] * 4]
     assert model.given[0] == ([[8, 8, 8, 3], [1, 5, 2, 4]], padding)

@@ -14,14 +14,15 @@ from prs_med.checkpoint.manifest import CheckpointName, Parameter
 from prs_med.checkpoint.place import Place
 from prs_med.checkpoint.saver import Saver
 from prs_med.checkpoint.snapshot import Fragment, OwnedFragments, Snapshot
+from prs_med.data.rows import read_records
+from prs_med.data.split import split_records
+from prs_med.data.stored_split import StoredSplit
 from prs_med.model.fingerprint import frozen_fingerprint, language_model_fingerprint
 from tests.unit.assembled import Assembled
 
 PROCESSES = 3
 SHARD_BYTES = 300_000
 """Small, so that parameters are cut and groups have several shards."""
-SPLIT_CONTENT = b'{"format":1}\n'
-"""Stands for which images the training had in which split."""
 
 
 def write_checkpoint(
@@ -46,13 +47,19 @@ def write_checkpoint(
             for side in ("mllm", "segmentation")
             if any(p.requires_grad for p in getattr(model, side).parameters())
         }
-        files = {"metrics.jsonl": b"{}\n", "split.json": SPLIT_CONTENT}
+        files = {"metrics.jsonl": b"{}\n", "split.json": _split(model)}
         saver = Saver(place, rank, PROCESSES, "a1b2", shard_bytes=SHARD_BYTES)
         saver.save(name, Snapshot(groups, _whole(model), files, {**_state(model, step), **state}))
         outcome = saver.wait()
         assert outcome is not None
         assert not outcome.error, outcome.error
     return name
+
+
+def _split(model: Assembled) -> bytes:
+    """Which images the training would have had in which split."""
+    records = read_records(model.settings).records
+    return StoredSplit.of(split_records(records, 0.1, 0), {}).dumps()
 
 
 def _owned(module: nn.Module, average: nn.Module | None, rank: int, steps: int) -> OwnedFragments:

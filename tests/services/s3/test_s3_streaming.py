@@ -110,7 +110,7 @@ def test_a_build_onto_s3_that_was_killed_goes_on(root: Path, bucket: str, tmp_pa
     command = [
         *program("data", "build", "--data_root", root, "--output", uri),
         # So many shards that a late kill still comes before the last.
-        *("--row_group_mb", "0.01", "--shard_mb", "0.02"),
+        *("--row_group_mb", "0.005", "--shard_mb", "0.01"),
     ]
     for shards in (1, 3):
         running = subprocess.Popen(command, cwd=ROOT, stdout=-3, stderr=-3)
