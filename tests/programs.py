@@ -14,7 +14,7 @@ from tests.fork_server import programs as forked
 from tests.patience import patience
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = 300
+LIMIT_S = 800
 
 
 def command(program: str, *arguments: object, afresh: bool = False) -> list[str]:

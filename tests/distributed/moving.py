@@ -16,7 +16,7 @@ from prs_med.model.tiny_encoders import write_sam_med2d
 from tests.conftest import Small
 from tests.patience import patience
 from tests.ports import free_port
-from tests.programs import ROOT, environment, launchers
+from tests.programs import LIMIT_S, ROOT, environment, launchers
 from tests.unit.released_layout import write_released
 
 TASKS = {
@@ -82,7 +82,7 @@ def run_command(command: str, small: Small, workplace: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=patience(400),
+        timeout=patience(LIMIT_S),
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -35,7 +35,7 @@ PLACEHOLDERS = {
     "/local/cache": "cache",
 }
 """Words of the documents that stand for something of the reader's."""
-TIMEOUT_S = 400
+TIMEOUT_S = 800
 
 
 @dataclass
