@@ -125,12 +125,16 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path}: {error.strerror}") from None
 
 
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+"""Whatever a file is called: of others, Pillow hands PostScript to Ghostscript, which runs it."""
+
+
 def _decode(data: bytes, where: str) -> Image.Image:
     # Another library may have told Pillow to fill missing pixels with grey; a model would then
     # train on them without a word.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.load()
             return image
     except _DECODE_ERRORS as error:

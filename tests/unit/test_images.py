@@ -181,3 +181,10 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + checked)
     with pytest.raises(DataError, match=r"huge\.png: not a readable image"):
         load_image(tmp_path / "huge.png")
+
+
+def test_postscript_is_no_image_whatever_it_is_called(tmp_path: Path) -> None:
+    file = tmp_path / "scan.png"
+    Image.new("RGB", (8, 8)).save(file, format="EPS")
+    with pytest.raises(DataError, match="cannot identify image file"):
+        load_image(file)

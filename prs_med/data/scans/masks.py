@@ -76,7 +76,7 @@ def _picture(path: Path, scan: Scan) -> np.ndarray:
     """The values of a PNG mask: (1, H, W); of a colour one the strongest channel of each pixel."""
     # Another library may have told Pillow to fill what is missing with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    with reading(path, "PNG"), Image.open(path) as image:
+    with reading(path, "PNG"), Image.open(path, formats=("PNG",)) as image:
         image.load()
         plain = image.mode in ("1", "L", "P") or image.mode.startswith("I")
         values = np.asarray(image if plain else image.convert("RGB")).astype(np.int64)
