@@ -16,11 +16,18 @@ from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
 from tests.unit.assembled import Assembled, assemble
 
+_compile = nn.Module.compile
+
+
+def compile_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have modules compiled so: code for a CPU would take minutes to make."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(_compile, backend=backend))
+
 
 @pytest.fixture(autouse=True)
 def traced_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are what is counted here: code for a CPU would take minutes to make."""
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    """Graphs are what is counted here."""
+    compile_by("eager", monkeypatch)
     torch._dynamo.reset()
     counters.clear()
 
@@ -52,7 +59,9 @@ def test_one_graph_serves_all_layers_and_lengths(small, flag: str | None) -> Non
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_every_region_computes_as_before(small) -> None:
+def test_every_region_computes_as_before(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Forward and backward, as they are handed to the code generator.
+    compile_by("aot_eager", monkeypatch)
     model = assemble(small)
     batch = model.batch(model.records[:3])
     expected = trained(model, batch)
