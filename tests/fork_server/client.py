@@ -21,7 +21,10 @@ READ_AT_IMPORT = (
 """Variables that libraries read when they are imported, which a server has done."""
 NEEDS_ITS_PARENT = "torch/_inductor/compile_worker"
 """torch.compile would wait for ever for what this one compiles."""
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT),
+)
 LARGEST_MESSAGE = 200_000
 
 

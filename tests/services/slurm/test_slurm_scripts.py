@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import Small
 from tests.distributed.launcher import ROOT
 from tests.distributed.live_run import GO_ON_LATER, lines
+from tests.fork_server.programs import process_of
 from tests.programs import launchers
 from tests.run_folder import loss_curve, newest_checkpoint, rows
 from tests.services.slurm.cluster import NODES, UNDER_WAY, SlurmCluster
@@ -170,10 +171,9 @@ def test_disturbed_again_and_again_it_ends_as_if_undisturbed(
     assert "training" in quiet.log(0)
     assert (quiet.logs / f"{quiet.number}-1.log").exists()
 
-    # A process that was forked by another cannot be stopped by its number.
-    job = submit("train.sbatch", training(small, run), two_nodes, PYTHON=sys.executable)
+    job = submit("train.sbatch", training(small, run), two_nodes)
     job.wait_while_running(lambda: lines(run) >= 5, "training")
-    os.kill(slurm.tasks(job.number)[1], signal.SIGKILL)
+    os.kill(second_process(slurm, job.number), signal.SIGKILL)
     job.start_again()
     job.wait_while_running(lambda: lines(run) >= 10, "training again")
     hold(slurm, job.number)
@@ -202,9 +202,14 @@ def test_disturbed_again_and_again_it_ends_as_if_undisturbed(
     assert (last.attempt, last.step) == (4, STEPS)
 
 
+def second_process(slurm: SlurmCluster, job: int) -> int:
+    """The number of a job's process of rank 1."""
+    return process_of(slurm.tasks(job)[1])
+
+
 def hold(slurm: SlurmCluster, job: int) -> int:
     """Stop one process of a job, so that the others wait for it; its number."""
-    held = slurm.tasks(job)[1]
+    held = second_process(slurm, job)
     os.kill(held, signal.SIGSTOP)
     return held
 
