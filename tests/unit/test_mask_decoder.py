@@ -216,3 +216,13 @@ def test_every_trainable_parameter_gets_a_gradient(decoder: MaskDecoder) -> None
     unused = {name for name, p in decoder.named_parameters() if p.grad is None}
     assert unused == {"ffn.norm1.weight", "ffn.norm1.bias"}
     assert unused == {name for name, p in decoder.named_parameters() if not p.requires_grad}
+
+
+def test_dropout_is_what_is_asked_for(decoder: MaskDecoder) -> None:
+    features, prompt, mask = inputs()
+    expected = decoder(features, prompt, mask, (8, 8))
+    for rate, alike in ((0.0, True), (0.5, False)):
+        other = MaskDecoder(WIDTH, dropout=rate).train()
+        other.load_state_dict(decoder.state_dict())
+        found = other(features, prompt, mask, (8, 8))
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4) == alike

@@ -8,6 +8,7 @@ from functools import cache, partial
 import pytest
 import torch
 
+from benchmarks import step_times
 from benchmarks.step import checked, count_of, parser
 from benchmarks.step_clock import PARTS
 from benchmarks.step_counts import Counts
@@ -16,6 +17,12 @@ from benchmarks.step_modelled import modelled
 from benchmarks.step_recipes import RECIPES, SAME_COUNTS, Variant
 from benchmarks.step_times import measure
 from prs_med.plan.hardware import CARDS
+
+
+@pytest.fixture(autouse=True)
+def warmed_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU needs less of it than a GPU."""
+    monkeypatch.setattr(step_times, "WARM_UP", 1)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prs_med.data.order import Rank, permutation
+from prs_med.data.stream import stream_order
 from prs_med.data.stream.stream_order import StreamOrder
 
 GROUPS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -36,19 +37,26 @@ def test_every_unit_once_per_epoch(sizes: list[int], batch: int, window: int, ep
     window=WINDOWS,
     first=st.integers(0, 40),
 )
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_global_batches_are_the_same_for_any_number_of_ranks(
-    sizes: list[int], each: int, worlds: list[int], window: int, first: int
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: list[int],
+    each: int,
+    worlds: list[int],
+    window: int,
+    first: int,
 ) -> None:
     size = each * int(np.lcm.reduce(worlds))
     alone = StreamOrder(sizes, 1, size, window)
+    # So few that three steps are not always found out at once.
+    monkeypatch.setattr(stream_order, "_UNITS_AT_ONCE", 32)
+    expected = [alone.unit(position) for position in range(first * size, (first + 3) * size)]
     for world in worlds:
         order = StreamOrder(sizes, 1, size, window)
         parts = [order.sequence(first, Rank(rank, world)) for rank in range(world)]
-        for step in range(first, first + 3):
+        for step in range(3):
             taken = [unit for part in parts for unit in islice(part, size // world)]
-            assert sorted(taken) == [
-                alone.unit(position) for position in range(step * size, (step + 1) * size)
-            ]
+            assert sorted(taken) == expected[step * size : (step + 1) * size]
 
 
 def test_ranks_that_divide_the_streams_share_no_row_group() -> None:
