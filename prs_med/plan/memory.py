@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from prs_med.config import Settings
 from prs_med.plan.model_counts import ModelCounts, ParameterList
@@ -61,15 +62,16 @@ class MemoryModel:
 
     def at(self, batch: int) -> Memory:
         """With so many units in a micro-batch."""
+        peak = self.costs.peak(batch)
         activations = {
             f"activations: {part.title}": held
-            for part, held in self.costs.peak(batch).items()
+            for part, held in peak.items()
             if part is not Part.BACKWARD
         }
-        passing = self.costs.peak(batch)[Part.BACKWARD]
+        passing = peak[Part.BACKWARD]
         lost = self.machine.fragmentation * (sum(activations.values()) + passing)
         parts = {
-            **self._lasting(),
+            **self._lasting,
             **activations,
             "activations: gradients": passing,
             "allowance: CUDA, NCCL, libraries": self.machine.reserve_gb * 1e9,
@@ -113,7 +115,8 @@ class MemoryModel:
         sizes = [size for size in self._mllm_sizes() if size > self.zero.persistence]
         return sum(sizes) * self.weight_bytes, len(sizes)
 
-    def _lasting(self) -> dict[str, float]:
+    @cached_property
+    def _lasting(self) -> Mapping[str, float]:
         """What is there whatever the size of the micro-batch."""
         segmentation = self.counts.segmentation_groups
         gpu_states = 0.0 if self.zero.offload_optimizer else self._states()

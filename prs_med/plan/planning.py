@@ -187,9 +187,7 @@ def _fit(candidate: Candidate, machines: Cluster) -> Fit:
         ),
         sample=memory.at(3).total - memory.at(2).total,
         host=memory.host(),
-        largest={
-            name: candidate.largest_batch(CARDS[name].memory, machines.gpus) for name in names
-        },
+        largest={name: memory.largest_batch(CARDS[name].memory) for name in names},
     )
 
 
