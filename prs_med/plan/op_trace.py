@@ -12,13 +12,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from prs_med.plan.meta_results import MetaResults
@@ -75,19 +75,29 @@ class Unit(IntEnum):
 _RESULTS = MetaResults()
 """For all traces of the process: ways of training differ in few operations."""
 
+NO_LAYER = -1
+"""Of operations that belong to none of the layers that :attr:`OpRecorder.layer` tells apart."""
+
 
 class OpTrace:
     """One row for each operation that starts a kernel, in order."""
 
-    def __init__(self, rows: Sequence[tuple[int, ...]], live: Sequence[Sequence[int]]) -> None:
-        """``rows`` as :class:`OpRecorder` makes them."""
-        table = np.array(rows, dtype=np.int64).reshape(len(rows), 5)
-        self.part, self.phase, self.unit = table[:, 0], table[:, 1], table[:, 2]
-        self.flops = table[:, 3].astype(np.float64)
+    def __init__(
+        self, rows: Sequence[Sequence[int]] | np.ndarray, live: Sequence[Sequence[int]] | np.ndarray
+    ) -> None:
+        """``rows`` and ``live`` as :class:`OpRecorder` makes them."""
+        self.rows: np.ndarray = np.array(rows, dtype=np.int64).reshape(len(rows), 6)
+        """All but :attr:`live`, in whole numbers."""
+        self.live_bytes: np.ndarray = np.array(live, dtype=np.int64).reshape(len(rows), len(Part))
+        """As :attr:`live`, in whole numbers."""
+        self.part, self.phase, self.unit = (self.rows[:, column] for column in range(3))
+        self.flops = self.rows[:, 3].astype(np.float64)
         """Of each operation."""
-        self.moved = table[:, 4].astype(np.float64)
+        self.moved = self.rows[:, 4].astype(np.float64)
         """Bytes that each operation reads and writes, if nothing stays in caches."""
-        self.live = np.array(live, dtype=np.float64).reshape(len(rows), len(Part))
+        self.layer = self.rows[:, 5]
+        """Whose operation it is, as :attr:`OpRecorder.layer` said."""
+        self.live = self.live_bytes.astype(np.float64)
         """Bytes held after each operation, by part: (operations, parts)."""
 
     def same_operations(self, other: OpTrace) -> bool:
@@ -108,6 +118,10 @@ class OpRecorder(TorchDispatchMode):
         super().__init__()
         self.in_backward = False
         self.part_in_backward = Part.LOSSES
+        self.layer = NO_LAYER
+        """The number of the layer that computes, in the forward pass."""
+        self.layer_in_backward = NO_LAYER
+        """The number of the layer whose backward pass computes."""
         self._parts: list[Part] = []
         self._rows: list[tuple[int, ...]] = []
         self._live_after: list[list[int]] = []
@@ -140,6 +154,11 @@ class OpRecorder(TorchDispatchMode):
         if self.in_backward:
             return self.part_in_backward
         return self._parts[-1] if self._parts else Part.LOSSES
+
+    @property
+    def layer_now(self) -> int:
+        """The number of the layer that computes."""
+        return self.layer_in_backward if self.in_backward else self.layer
 
     @property
     def phase(self) -> Phase:
@@ -176,11 +195,11 @@ class OpRecorder(TorchDispatchMode):
             # whether all tokens are real; some are padding.
             return False
         result = _RESULTS(func, args, kwargs)
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        outputs = list(tensors_in(result))
         for output in outputs:
             self._follow(output)
         if not _is_view(func):
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            inputs = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))]
             self._record(func, args, kwargs, result, inputs, outputs)
         return result
 
@@ -216,8 +235,20 @@ class OpRecorder(TorchDispatchMode):
             moved = 0
         else:
             moved = sum(_bytes(tensor) for tensor in (*inputs, *outputs))
-        self._rows.append((self.now, self.phase, _unit(func, inputs), flops, moved))
+        unit = _unit(func, inputs)
+        self._rows.append((self.now, self.phase, unit, flops, moved, self.layer_now))
         self._live_after.append(list(self._live))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """A tensor, or those in a list or tuple, and in lists and tuples within it. What operations
+    take and give is never nested otherwise, and PyTorch's general search takes several times as
+    long as many of the operations."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_in(each)
 
 
 def _flops(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
@@ -241,6 +272,7 @@ def _convolution_backward_flops(
     return each * sum(wanted[:2])
 
 
+@cache
 def _is_view(func: Any) -> bool:
     return bool(func.is_view) or func.__name__.startswith(("_unsafe_view", "detach", "lift_fresh"))
 

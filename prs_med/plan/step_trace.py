@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from prs_med.batch import Batch, Packing
 from prs_med.config import Settings
 from prs_med.model.objective import loss_terms
 from prs_med.model.prs_med import forward
+from prs_med.plan.alike_layers import Stack, numbered, skipping, unfolded
 from prs_med.plan.gpu_attention import gpu_attention
 from prs_med.plan.meta_model import MetaModel
-from prs_med.plan.op_trace import OpRecorder, OpTrace, Part, Phase
+from prs_med.plan.op_trace import OpRecorder, OpTrace, Part, Phase, tensors_in
 
 _TRACED = (2, 3)
 """Sizes of the traced micro-batches. Not 1: there, some tensors are laid out differently."""
@@ -65,6 +65,8 @@ class StepCosts:
     """Of a micro-batch of 2."""
     second: OpTrace
     """Of 3."""
+    _peaks: dict[int, dict[Part, float]] = field(default_factory=dict, repr=False, compare=False)
+    """By size of the micro-batch: every candidate that computes the same asks for the same few."""
 
     def flops(self, batch: int) -> np.ndarray:
         """FLOPs of each operation."""
@@ -74,11 +76,13 @@ class StepCosts:
         """Bytes that each operation moves."""
         return self._at(self.first.moved, self.second.moved, batch)
 
-    def peak(self, batch: int) -> dict[Part, float]:
+    def peak(self, batch: int) -> Mapping[Part, float]:
         """Bytes that each part holds at the moment at which all parts together hold most."""
-        live = self._at(self.first.live, self.second.live, batch)
-        worst = live[live.sum(1).argmax()]
-        return {part: float(worst[part]) for part in Part}
+        if batch not in self._peaks:
+            live = self._at(self.first.live, self.second.live, batch)
+            worst = live[live.sum(1).argmax()]
+            self._peaks[batch] = {part: float(worst[part]) for part in Part}
+        return self._peaks[batch]
 
     def flops_by(self, batch: int) -> dict[Part, dict[Phase, float]]:
         """FLOPs of each part and phase."""
@@ -105,7 +109,7 @@ class StepCosts:
 def step_costs(model: MetaModel, lengths: Lengths) -> StepCosts:
     """Trace a step of the model as its settings say, on a GPU's attention kernels."""
     traces = [
-        trace_step(model, meta_batch(model, lengths, units, torch.device("meta")))
+        _trace_of_few_layers(model, meta_batch(model, lengths, units, torch.device("meta")))
         for units in _TRACED
     ]
     assert traces[0].same_operations(traces[1]), "a step depends on the size of the micro-batch"
@@ -154,20 +158,44 @@ def trace_step(model: MetaModel, batch: Batch, on_gpu: bool = True) -> OpTrace:
     Args:
         on_gpu: with a GPU's attention kernels; else with those of the tensors' device.
     """
+    return _trace(model, batch, on_gpu, ())
+
+
+def _trace_of_few_layers(model: MetaModel, batch: Batch) -> OpTrace:
+    """As :func:`trace_step`, but of layers that are alike only a few run."""
+    stacks = _stacks(model)
+    trace = unfolded(_trace(model, batch, True, stacks), stacks)
+    return trace_step(model, batch) if trace is None else trace
+
+
+def _stacks(model: MetaModel) -> tuple[Stack, ...]:
+    """The layers of the language model, and of the CLIP tower."""
+    llava = model.mllm.llava
+    found = [Stack.of(llava.model.language_model.layers)]
+    # Features of the last layers; others would be held while the rest of the layers run.
+    if llava.config.vision_feature_layer in (-1, -2):
+        found.append(Stack.of(llava.model.vision_tower.encoder.layers))
+    return tuple(stack for stack in found if stack is not None)
+
+
+def _trace(model: MetaModel, batch: Batch, on_gpu: bool, stacks: Sequence[Stack]) -> OpTrace:
+    """``stacks``: layers of which only a few run; the others hand on what they get."""
     modules = (model.mllm, model.segmentation)
     known = [tensor for module in modules for tensor in _tensors_of(module)]
     records = [batch] if batch.packing is None else [batch, batch.packing]
     known += [v for record in records for v in vars(record).values() if isinstance(v, Tensor)]
     recorder = OpRecorder(known)
-    with ExitStack() as stack:
+    with ExitStack() as contexts:
         for part, module in _parts(model):
-            stack.enter_context(_attributed(module, part, recorder))
+            contexts.enter_context(_attributed(module, part, recorder))
         for module in modules:
-            stack.enter_context(_dropping_gradients(module))
+            contexts.enter_context(_dropping_gradients(module))
+        contexts.enter_context(skipping(stacks))
+        contexts.enter_context(numbered(stacks, recorder))
         if on_gpu:
-            stack.enter_context(gpu_attention())
-        stack.enter_context(_AttributedBackward(recorder))
-        stack.enter_context(recorder)
+            contexts.enter_context(gpu_attention())
+        contexts.enter_context(_AttributedBackward(recorder))
+        contexts.enter_context(recorder)
         _run(model, batch, recorder)
     return recorder.trace()
 
@@ -239,7 +267,7 @@ def _dropping_gradients(module: nn.Module) -> Iterator[None]:
 
 
 class _AttributedBackward(TorchFunctionMode):
-    """Count the backward pass of every function to the part that called it forward."""
+    """Count the backward pass of every function to the part and layer that called it forward."""
 
     def __init__(self, recorder: OpRecorder) -> None:
         super().__init__()
@@ -253,14 +281,14 @@ class _AttributedBackward(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        part = self._recorder.now
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
-                leaf.grad_fn.register_prehook(self._setter(part))
+        nodes = [tensor.grad_fn for tensor in tensors_in(result) if tensor.grad_fn is not None]
+        for node in nodes:
+            node.register_prehook(self._setter(self._recorder.now, self._recorder.layer_now))
         return result
 
-    def _setter(self, part: Part) -> Callable[..., None]:
-        def set_part(*_: Any) -> None:
+    def _setter(self, part: Part, layer: int) -> Callable[..., None]:
+        def set_both(*_: Any) -> None:
             self._recorder.part_in_backward = part
+            self._recorder.layer_in_backward = layer
 
-        return set_part
+        return set_both
