@@ -5,10 +5,10 @@ Shapes: B sequences, T tokens, D hidden width, V vocabulary, N supervised tokens
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModel, LlavaForConditionalGeneration
@@ -76,6 +76,10 @@ class Mllm(nn.Module):
         they can be neither trained through nor partitioned by ZeRO-3.
         """
         super().train(mode)
+        if "bitsandbytes" not in sys.modules:
+            return self  # It has no such layers then, and importing it takes seconds.
+        from bitsandbytes.nn import Linear4bit
+
         for module in self.modules():
             if isinstance(module, Linear4bit):
                 module.training = True

@@ -6,9 +6,13 @@ with its shapes, and no number is touched.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
+import peft.tuners.lora.model as peft_lora
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
@@ -152,10 +156,22 @@ def meta_mllm(layout: LlavaLayout, settings: Settings) -> Mllm:
             layout.config, dtype=DTYPES[settings.precision], attn_implementation="sdpa"
         )
         llava.requires_grad_(False)
-        mllm = make_trainable(llava, layout, settings)
+        with _plain_layers():
+            mllm = make_trainable(llava, layout, settings)
     if settings.freeze_mllm:
         mllm.requires_grad_(False)
     return mllm.use_one_precision()
+
+
+@contextmanager
+def _plain_layers() -> Iterator[None]:
+    """Within this context, PEFT takes for granted that no layer is in 4 or 8 bits. To look, it
+    would import bitsandbytes, and with it PyTorch's compiler, which takes seconds."""
+    with (
+        patch.object(peft_lora, "is_bnb_available", lambda: False),
+        patch.object(peft_lora, "is_bnb_4bit_available", lambda: False),
+    ):
+        yield
 
 
 def _encoder(settings: ModelSettings, size: str | None) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
@@ -59,6 +61,23 @@ def test_what_is_trained_follows_the_settings() -> None:
     assert full["language model"] + full["LM head"] == 7_241_732_096
     # One LayerNorm of the released decoder is used by nothing.
     assert by_name(counts(), "trained")["mask decoder"] == 5_366_465 - 512
+
+
+class _Refusing:
+    """Finds no bitsandbytes."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.partition(".")[0] == "bitsandbytes":
+            raise ImportError(name)
+
+
+def test_the_model_is_built_without_importing_bitsandbytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Refusing(), *sys.meta_path])
+    assert by_name(counts(), "trained")["LoRA"] == 13_631_488
 
 
 @pytest.mark.parametrize("shape", [(4096, 1024), (192, 320)])
