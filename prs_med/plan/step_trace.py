@@ -108,12 +108,12 @@ class StepCosts:
 
 def step_costs(model: MetaModel, lengths: Lengths) -> StepCosts:
     """Trace a step of the model as its settings say, on a GPU's attention kernels."""
-    traces = [
+    first, second = (
         _trace_of_few_layers(model, meta_batch(model, lengths, units, torch.device("meta")))
         for units in _TRACED
-    ]
-    assert traces[0].same_operations(traces[1]), "a step depends on the size of the micro-batch"
-    return StepCosts(*traces)
+    )
+    assert first.same_operations(second), "a step depends on the size of the micro-batch"
+    return StepCosts(first, second)
 
 
 def meta_batch(model: MetaModel, lengths: Lengths, units: int, device: torch.device) -> Batch:
