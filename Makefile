@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # More than cores: some wait for Slurm, S3 and other machines most of the time (tests/scheduling.py).
-TEST_PROCESSES ?= 5
+TEST_PROCESSES ?= 4
 
 .PHONY: help setup demo test tests test-fast unit-tests test-crash test-docker mutants lint audit clean
 
