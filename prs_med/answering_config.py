@@ -20,17 +20,20 @@ from prs_med.config import TRAINED_WEIGHTS
 class UsedModelSettings(CheckedSettings):
     """Model: which trained weights, and how they answer"""
 
-    checkpoint: str = setting("", TRAINED_WEIGHTS, required=True)
+    checkpoint: str = setting("", TRAINED_WEIGHTS, required=True, path="any")
     vlm_path: str | None = setting(
-        None, "Base model, if it has moved since training (default: where it was then)"
+        None,
+        "Base model, if it has moved since training (default: where it was then)",
+        path="local",
     )
     vision_tower: str | None = setting(
-        None, "Its CLIP tower, if training took one from elsewhere and that has moved"
+        None, "Its CLIP tower, if training took one from elsewhere and that has moved", path="local"
     )
     sam_ckpt: str | None = setting(
         None,
         "Encoder weights, if a training checkpoint with a frozen encoder needs them and they have "
         "moved; a folder with trained weights holds its encoder",
+        path="local",
     )
     load_4bit: bool | None = setting(
         None,
@@ -74,13 +77,15 @@ class AskedSettings(UsedModelSettings):
         "Dataset made by 'launch/data.py build': a folder or s3://bucket/dataset",
         required=True,
         instead=("data_root", "csv", "image", "images"),
+        path="any",
     )
     data_root: str | None = setting(
-        None, "Instead of it: folder that all paths in the CSV files are relative to"
+        None, "Instead of it: folder that all paths in the CSV files are relative to", path="local"
     )
     ann_paths: str | None = setting(
         None,
         "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
+        path="local",
     )
     tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
@@ -95,6 +100,7 @@ class AskedSettings(UsedModelSettings):
         None,
         "Words for places in other languages than English: de, es, fr, zh, or YAML files, "
         "separated by commas (default: English alone)",
+        path="local",
     )
     strict: bool = setting(
         False, "Stop at the first row or image that cannot be used; else it is counted and listed"
@@ -112,7 +118,7 @@ class EvaluationSettings(AskedSettings):
     """Evaluation: which model answers which questions"""
 
     output_dir: str = setting(
-        "runs/evaluation", "Folder for metrics, report, per-sample results and masks"
+        "runs/evaluation", "Folder for metrics, report, per-sample results and masks", path="local"
     )
     overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
@@ -122,6 +128,7 @@ class EvaluationSettings(AskedSettings):
         None,
         "Comma-separated chat models that judge the answers, each a folder or hub id "
         "(default: none)",
+        path="local",
     )
     judge_batch_size: int = setting(8, "Answers judged at once", positive, "a positive number")
 
@@ -135,18 +142,23 @@ class EvaluationSettings(AskedSettings):
 class InferenceSettings(AskedSettings):
     """Inference: which questions about which images"""
 
-    image: str | None = setting(None, "One image file; needs --question")
-    images: str | None = setting(None, "Folder of image files, also below it; needs --question")
+    image: str | None = setting(None, "One image file; needs --question", path="local")
+    images: str | None = setting(
+        None, "Folder of image files, also below it; needs --question", path="local"
+    )
     question: str | None = setting(None, "The question about --image, or about each of --images")
     csv: str | None = setting(
         None,
         "CSV file with the columns image_path and question, and if you like mask_path, answer "
         "and modality; its paths are relative to --data_root, or to the file's folder",
+        path="local",
     )
     num_samples: int = setting(
         0, "Answer this many of the questions, drawn by SEED (0: all)", not_negative, "0 or more"
     )
-    output_dir: str = setting("runs/inference", "New folder for masks, pictures and results.csv")
+    output_dir: str = setting(
+        "runs/inference", "New folder for masks, pictures and results.csv", path="local"
+    )
     probability_maps: bool = setting(
         False, "Also write how likely each pixel belongs to the mask, as 16-bit PNG (65535 = 1)"
     )
@@ -177,12 +189,14 @@ class InferenceSettings(AskedSettings):
 class ComparisonSettings(CheckedSettings):
     """Comparison: of evaluations, each with the first"""
 
-    output_dir: str = setting("runs/comparison", "Folder for the comparison")
+    output_dir: str = setting("runs/comparison", "Folder for the comparison", path="local")
     overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         6, "Cases shown that changed most, for better and for worse", not_negative, "0 or more"
     )
     data: str | None = setting(
-        None, "Where the dataset lies now, for the pictures (default: where it was evaluated)"
+        None,
+        "Where the dataset lies now, for the pictures (default: where it was evaluated)",
+        path="any",
     )
-    data_root: str | None = setting(None, "The same for CSV files and images")
+    data_root: str | None = setting(None, "The same for CSV files and images", path="local")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prs_med.paths import expanded
+
 _ADDRESS_WITH_KEYS = re.compile(r"\w+://([^/]*@|[^/:]+:[^@]*@)")
 """``s3://key:secret@bucket``; secrets may have slashes, and so may names in a bucket have an @."""
 
@@ -29,6 +31,7 @@ def setting(
     instead: Sequence[str] = (),
     common: Sequence[str] = (),
     positional: bool = False,
+    path: Literal["", "local", "any"] = "",
 ) -> Any:
     """A field with its default, its help text, what its value must satisfy, and that in words.
 
@@ -38,6 +41,8 @@ def setting(
             count.
         common: programs whose ``--help`` shows it in front, since many users change it there.
         positional: its value may stand on the command line without its name.
+        path: its value names a file or folder of this machine (``local``), or also an address
+            (``any``); see :mod:`prs_med.paths`. Several may stand there with commas between.
     """
     return field(
         default=default,
@@ -49,6 +54,7 @@ def setting(
             "instead": tuple(instead),
             "common": tuple(common),
             "positional": positional,
+            "path": path,
         },
     )
 
@@ -83,6 +89,22 @@ def without_none(hint: Any) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
     return hint
+
+
+def _meant(spec: dataclasses.Field[Any], value: Any) -> Any:
+    """A value as it is meant, where it names files, folders or addresses."""
+    kind = spec.metadata["path"]
+    if not kind or not isinstance(value, str):
+        return value
+    # What may be a key is not shown.
+    shown = f"--{spec.name} {re.sub(r'[^/]*@', '***@', value)}"
+    try:
+        meant = expanded(value)
+    except ValueError as error:
+        raise SettingError(f"{shown}: {error}") from None
+    if kind == "local" and "://" in meant:
+        raise SettingError(f"{shown}: is an address; name a file or folder of this machine")
+    return meant
 
 
 def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
@@ -126,7 +148,13 @@ class CheckedSettings:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for spec in dataclasses.fields(self):
-            _check_value(spec, hints[spec.name], getattr(self, spec.name))
+            value = getattr(self, spec.name)
+            # Also before: what a message shows must hold no keys.
+            _check_value(spec, hints[spec.name], value)
+            meant = _meant(spec, value)
+            if meant != value:
+                _check_value(spec, hints[spec.name], meant)
+                setattr(self, spec.name, meant)
 
     def require(self) -> None:
         """Raise :class:`SettingError` for the first required setting that was left empty."""

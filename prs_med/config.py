@@ -81,10 +81,12 @@ class RowSettings(CheckedSettings):
         "Folder with images, masks and CSV files; all paths in the files are relative to it",
         required=True,
         instead=("data",),
+        path="local",
     )
     ann_paths: str | None = setting(
         None,
         "Comma-separated CSV files (default: all in annotations/ or csv/ of DATA_ROOT)",
+        path="local",
     )
     tasks: str | None = setting(
         None, "Comma-separated tasks to use, such as lung_CT,prostate (default: all in the files)"
@@ -134,6 +136,7 @@ class DataSettings(RowSettings):
         "Dataset made by 'launch/data.py build', streamed while training: a folder or "
         "s3://bucket/folder (instead of DATA_ROOT)",
         common=("plan",),
+        path="any",
     )
     verify_files: bool = setting(
         True,
@@ -192,6 +195,7 @@ class DataSettings(RowSettings):
         None,
         "With DATA: folder on local disk that keeps what was read, for all processes of a node and "
         "for later runs (default: no cache)",
+        path="local",
     )
     cache_gb: float = setting(
         50.0, "Most that CACHE_DIR may hold, in GiB", positive, "a positive number"
@@ -231,11 +235,13 @@ class ModelSettings(CheckedSettings):
         "LLaVA-Med weights: a folder or hub id, original (llava_mistral) or transformers layout",
         required=True,
         common=("plan",),
+        path="local",
     )
     vision_tower: str | None = setting(
         None,
         "CLIP tower from a folder or hub id, such as openai/clip-vit-large-patch14-336 "
         "(default: the one among VLM_PATH's weights)",
+        path="local",
     )
     sam_ckpt: str = setting(
         "",
@@ -243,11 +249,13 @@ class ModelSettings(CheckedSettings):
         required=True,
         common=("plan",),
         instead=("init_from",),
+        path="local",
     )
     init_from: str | None = setting(
         None,
         "Folder with trained weights to go on from, such as an imported released checkpoint: "
         "adapter, segmentation side and modalities are taken from it, SAM_CKPT is not needed",
+        path="any",
     )
     encoder_type: str = setting(
         "tinysam",
@@ -492,17 +500,20 @@ class RunSettings(CheckedSettings):
         "runs/prs-med",
         "Folder for metrics, settings, checkpoints and trained weights",
         common=("train",),
+        path="local",
     )
     checkpoint_uri: str | None = setting(
         None,
         "Also keep the checkpoints on S3: s3://bucket/folder, copied in the background",
         common=("train",),
+        path="any",
     )
     resume: str | None = setting(
         None,
         "auto: go on from the newest checkpoint of SAVE_DIR or CHECKPOINT_URI, or start if there "
         "is none; or one checkpoint, such as runs/a/checkpoints/step-00000500-01, to go on from",
         common=("train",),
+        path="any",
     )
     save_every_steps: int = setting(
         0, "Save a checkpoint after so many steps (0: not by steps)", not_negative, "0 or more"
@@ -522,6 +533,7 @@ class RunSettings(CheckedSettings):
         "DeepSpeed configuration, for example ds_configs/zero2.json",
         required=True,
         common=("plan",),
+        path="local",
     )
     log_every: int = setting(
         10, "Steps between two lines of metrics.jsonl", positive, "a positive number"
@@ -569,6 +581,7 @@ class ValidationSettings(CheckedSettings):
         None,
         "Words for places in other languages than English, for the scores of these answers: de, "
         "es, fr, zh, or YAML files, separated by commas (default: English alone)",
+        path="local",
     )
     best_metric: Literal[
         "val_dice",
@@ -698,14 +711,20 @@ class ImportSettings(CheckedSettings):
         "Folder with lora_adapter/, tokenizer/, image_encoder.pth, mask_decoder.pth and cls.pth",
         required=True,
         positional=True,
+        path="local",
     )
     vlm_path: str = setting(
-        "", "LLaVA-Med weights that it was trained on: a folder or hub id", required=True
+        "",
+        "LLaVA-Med weights that it was trained on: a folder or hub id",
+        required=True,
+        path="local",
     )
     vision_tower: str | None = setting(
-        None, "CLIP tower from a folder or hub id (default: the one among VLM_PATH's weights)"
+        None,
+        "CLIP tower from a folder or hub id (default: the one among VLM_PATH's weights)",
+        path="local",
     )
-    output_dir: str = setting("", "New folder for the trained weights", required=True)
+    output_dir: str = setting("", "New folder for the trained weights", required=True, path="local")
     modalities: str | None = setting(
         None,
         "Comma-separated names of the modality head's classes in order (default: the six of the "
@@ -717,7 +736,7 @@ class ImportSettings(CheckedSettings):
 class InspectSettings(CheckedSettings):
     """Inspect: what a training checkpoint holds and how it came about"""
 
-    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True)
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True, path="any")
     json: bool = setting(False, "Print the manifest's content as JSON")
 
 
@@ -725,19 +744,21 @@ class InspectSettings(CheckedSettings):
 class VerifySettings(CheckedSettings):
     """Verify: every byte of a training checkpoint against its checksums"""
 
-    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True)
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True, path="any")
     all: bool = setting(False, "Verify all checkpoints of the run, not the newest alone")
 
 
 @dataclass(kw_only=True)
 class _UsedCheckpointSettings(CheckedSettings):
-    checkpoint: str = setting("", TRAINED_WEIGHTS, required=True, positional=True)
-    output_dir: str = setting("", "New folder for what is made of it", required=True)
+    checkpoint: str = setting("", TRAINED_WEIGHTS, required=True, positional=True, path="any")
+    output_dir: str = setting("", "New folder for what is made of it", required=True, path="local")
     vlm_path: str | None = setting(
-        None, "Base model, if it has moved since training (default: where it was then)"
+        None,
+        "Base model, if it has moved since training (default: where it was then)",
+        path="local",
     )
     vision_tower: str | None = setting(
-        None, "Its CLIP tower, if training took one from elsewhere and that has moved"
+        None, "Its CLIP tower, if training took one from elsewhere and that has moved", path="local"
     )
 
 
@@ -745,10 +766,11 @@ class _UsedCheckpointSettings(CheckedSettings):
 class TrainedExportSettings(_UsedCheckpointSettings):
     """Trained: a training checkpoint becomes a folder with trained weights"""
 
-    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True)
+    checkpoint: str = setting("", _TRAINING_CHECKPOINT, required=True, positional=True, path="any")
     sam_ckpt: str | None = setting(
         None,
         "Weights of the segmentation encoder, if they have moved; needed only if training froze it",
+        path="local",
     )
 
 
@@ -769,6 +791,7 @@ class ExportSettings(_UsedCheckpointSettings):
         None,
         "Published file of the segmentation encoder, whose unused parts the released layout holds "
         "too (default: the one trained from)",
+        path="local",
     )
 
 

@@ -31,6 +31,7 @@ class BuildSettings(RowSettings):
         "",
         "Where the dataset goes: a folder, or s3://bucket/folder (new, or an unfinished build)",
         required=True,
+        path="any",
     )
     allow_duplicates: bool = setting(
         False,
@@ -60,13 +61,19 @@ class CheckSettings(CheckedSettings):
     """Check: every byte, image, mask, zone and answer of a dataset"""
 
     data: str = setting(
-        "", "The dataset: a folder or s3://bucket/folder", required=True, positional=True
+        "",
+        "The dataset: a folder or s3://bucket/folder",
+        required=True,
+        positional=True,
+        path="any",
     )
     num_workers: int = setting(4, _WORKERS, positive, "a positive number")
     output: str | None = setting(
-        None, "File for the complete list of findings, one JSON object a line (default: none)"
+        None,
+        "File for the complete list of findings, one JSON object a line (default: none)",
+        path="local",
     )
-    position_words: str | None = setting(None, _POSITION_WORDS)
+    position_words: str | None = setting(None, _POSITION_WORDS, path="local")
 
 
 @dataclass(kw_only=True)
@@ -74,14 +81,18 @@ class StatsSettings(CheckedSettings):
     """Stats: what a dataset holds, as tables and a picture sheet"""
 
     data: str = setting(
-        "", "The dataset: a folder or s3://bucket/folder", required=True, positional=True
+        "",
+        "The dataset: a folder or s3://bucket/folder",
+        required=True,
+        positional=True,
+        path="any",
     )
-    output_dir: str = setting("runs/stats", "Folder for stats.json and samples.png")
+    output_dir: str = setting("runs/stats", "Folder for stats.json and samples.png", path="local")
     overwrite: bool = setting(False, "Replace what another command made in OUTPUT_DIR")
     pictures: int = setting(
         24, "Images on the picture sheet, of each modality alike", not_negative, "0 or more"
     )
-    position_words: str | None = setting(None, _POSITION_WORDS)
+    position_words: str | None = setting(None, _POSITION_WORDS, path="local")
 
 
 @dataclass(kw_only=True)
@@ -89,7 +100,11 @@ class SynthesizeSettings(CheckedSettings):
     """Synthesize: phantom images with masks, questions and answers, as a data root"""
 
     output: str = setting(
-        "", "New folder for images, masks and CSV files", required=True, positional=True
+        "",
+        "New folder for images, masks and CSV files",
+        required=True,
+        positional=True,
+        path="local",
     )
     train: int = setting(960, "Training images", not_negative, "0 or more")
     val: int = setting(60, "Validation images", not_negative, "0 or more")
@@ -103,15 +118,20 @@ class AnnotateSettings(CheckedSettings):
     """Annotate: questions and answers from images and masks"""
 
     data_root: str = setting(
-        "", "Folder with images and masks, in PosMed's folders", required=True, positional=True
+        "",
+        "Folder with images and masks, in PosMed's folders",
+        required=True,
+        positional=True,
+        path="local",
     )
     pairs: str | None = setting(
         None,
         "CSV file that names images and masks (image_path, mask_path; task, modality, split, "
         "patient_id if known) (default: the folders are searched)",
+        path="local",
     )
     output: str | None = setting(
-        None, "CSV file to write (default: annotations/annotated.csv in DATA_ROOT)"
+        None, "CSV file to write (default: annotations/annotated.csv in DATA_ROOT)", path="local"
     )
     structure: str | None = setting(
         None, "What the masks show, such as tumor (default: by task, else finding)"
@@ -134,13 +154,21 @@ class SlicesSettings(CheckedSettings):
     """Slices: from DICOM and NIfTI scans to images and masks for 'annotate'"""
 
     scans: str = setting(
-        "", "Folder with a NIfTI file, a DICOM file or a folder of them per case", required=True
+        "",
+        "Folder with a NIfTI file, a DICOM file or a folder of them per case",
+        required=True,
+        path="local",
     )
     masks: str | None = setting(
-        None, "Folder with the cases' masks under the same names (NIfTI, DICOM or DICOM SEG)"
+        None,
+        "Folder with the cases' masks under the same names (NIfTI, DICOM or DICOM SEG)",
+        path="local",
     )
     output: str = setting(
-        "", "Folder for the images and masks: the data root of 'annotate'", required=True
+        "",
+        "Folder for the images and masks: the data root of 'annotate'",
+        required=True,
+        path="local",
     )
     task: str = setting("", "Name of the task, such as lung_CT", required=True)
     modality: str | None = setting(None, "Name of the modality (default: the task)")

@@ -128,7 +128,9 @@ class OutputSettings(CheckedSettings):
     largest_batch: int = setting(
         16, "Do not recommend a larger micro-batch than this", positive, "a positive number"
     )
-    json: str | None = setting(None, "File for all figures, for programs (default: none)")
+    json: str | None = setting(
+        None, "File for all figures, for programs (default: none)", path="local"
+    )
 
 
 PLAN_GROUPS = (OutputSettings, MachineSettings, WorkloadSettings)

@@ -27,6 +27,7 @@ from prs_med.config import (
     Settings,
     ValidationSettings,
 )
+from prs_med.paths import expanded
 from prs_med.unknown_settings import unknown_setting
 
 _TRAINING_GROUPS = (
@@ -100,12 +101,21 @@ def _training_arguments(
 
 
 def _training_settings(given: dict[str, str]) -> Settings:
-    from_file = _read_yaml(Path(given.pop("config")), "--config") if "config" in given else {}
+    from_file = (
+        _read_yaml(_config_file(given.pop("config")), "--config") if "config" in given else {}
+    )
     preset = given.pop("preset", from_file.pop("preset", "released"))
     if preset not in PRESETS:
         raise SettingError(f"--preset {preset}: allowed are {', '.join(PRESETS)}")
     chosen = {**PRESETS[preset], **from_file, **_typed(given, Settings)}
     return Settings(**{**_structure_of(chosen.get("init_from")), **chosen})
+
+
+def _config_file(text: str) -> Path:
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise SettingError(f"--config {text}: {error}") from None
 
 
 def _structure_of(init_from: str | None) -> dict[str, Any]:

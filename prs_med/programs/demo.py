@@ -52,9 +52,13 @@ TRAINING = {
 class DemoSettings(CheckedSettings):
     """Demo: where it happens, and whether all of it does"""
 
-    output_dir: str = setting("runs/demo", "Folder for everything; an earlier demo is replaced")
+    output_dir: str = setting(
+        "runs/demo", "Folder for everything; an earlier demo is replaced", path="local"
+    )
     s3: str | None = setting(
-        None, "Where the dataset and copies of the checkpoints go instead: s3://bucket/folder"
+        None,
+        "Where the dataset and copies of the checkpoints go instead: s3://bucket/folder",
+        path="any",
     )
     steps: int = setting(
         0,

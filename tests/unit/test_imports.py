@@ -22,7 +22,7 @@ SETTINGS = {
     "trainer_names",
     "unknown_settings",
 }
-BOTTOM = {*SETTINGS, "batch", "quiet", "srun"}
+BOTTOM = {*SETTINGS, "batch", "paths", "quiet", "srun"}
 """Modules that know no part."""
 MAY_USE = {
     "storage": set(),
