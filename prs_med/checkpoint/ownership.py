@@ -1,8 +1,10 @@
 """Which start of a run may save to a place: never two at once, and never one that was replaced.
 
 Each start of a run is an attempt, claimed by creating ``attempts/<number>.json``, which only one
-process in the world can do. While it runs, it renews ``lease.json``. Who finds a lease waits to see
-whether it is renewed: no clocks are compared.
+process in the world can do. It writes ``lease.json``. Who finds a lease knocks, by a file of its
+own beside the attempts, and waits to see whether the lease is renewed: no clocks are compared.
+Nothing is written while nobody knocks, since a bucket with versions would keep each of these
+writes.
 """
 
 from __future__ import annotations
@@ -13,18 +15,22 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from prs_med.checkpoint.errors import SupersededError
 from prs_med.storage.store import MissingFileError, StorageError, Store
 
-RENEWAL_SECONDS = 15.0
+LOOK_SECONDS = 15.0
+"""Seconds after which its holder looks again whether somebody knocks."""
 PATIENCE_SECONDS = 60.0
-"""How long a lease that is not renewed counts."""
+"""How long a lease counts that is not renewed though somebody knocks."""
 
 _ATTEMPTS = "attempts/"
+_KNOCK = f"{_ATTEMPTS}knock-"
 _LEASE = "lease.json"
 _logger = logging.getLogger("prs_med.checkpoint")
 
@@ -39,7 +45,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class _Holder:
-    """Who renews a lease."""
+    """Who holds a lease."""
 
     attempt: int
     host: str
@@ -57,7 +63,11 @@ def last_attempt(store: Store) -> Attempt | None:
     Raises:
         StorageError: it cannot be found out.
     """
-    claims = [name for name in store.names(_ATTEMPTS) if name.endswith(".json")]
+    return _newest(store, store.names(_ATTEMPTS))
+
+
+def _newest(store: Store, names: list[str]) -> Attempt | None:
+    claims = [name for name in names if name.endswith(".json")]
     if not claims:
         return None
     newest = max(claims)
@@ -83,12 +93,18 @@ class Ownership:
             SupersededError: one was.
             StorageError: it cannot be found out.
         """
-        last = last_attempt(self._store)
+        self._look()
+
+    def _look(self) -> set[str]:
+        """As :meth:`check`; the names of those who knock."""
+        names = self._store.names(_ATTEMPTS)
+        last = _newest(self._store, names)
         if last is not None and last != self.attempt:
             raise SupersededError(
                 f"{self._store.where(_ATTEMPTS)}: attempt {last.number} of run {last.run} has "
                 f"taken over from this one ({self.attempt.number}), which may not save any more"
             )
+        return {name for name in names if name.startswith(_KNOCK)}
 
     def release(self) -> None:
         """Give the place free at the end."""
@@ -104,17 +120,25 @@ class Ownership:
 
     def _renew(self) -> None:
         renewals = 0
+        answered: set[str] = set()
+        removed: set[str] = set()
         while True:
-            holder = _Holder(**{**asdict(self._holder), "renewals": renewals})
             try:
-                self.check()
-                self._store.write(_LEASE, json.dumps(asdict(holder)).encode())
+                knocks = self._look()
+                if not renewals or knocks - answered:
+                    holder = _Holder(**{**asdict(self._holder), "renewals": renewals})
+                    self._store.write(_LEASE, json.dumps(asdict(holder)).encode())
+                    renewals += 1
+                # Who still knocks after an answer is gone, and removes nothing any more.
+                gone = (knocks & answered) - removed
+                answered, removed = answered | knocks, removed | gone
+                for knock in gone:
+                    self._store.delete(knock)
             except SupersededError:
                 return  # To write now would hide the one that runs.
             except StorageError as error:
                 _logger.warning("the lease could not be renewed: %s", error)
-            renewals += 1
-            if self._done.wait(RENEWAL_SECONDS):
+            if self._done.wait(LOOK_SECONDS):
                 return
 
 
@@ -131,7 +155,7 @@ def claim(
         store: of the place.
         after: number of the newest attempt that is known; 0 for a new run.
         say: told what is waited for.
-        patience: seconds after which a lease that is not renewed counts for nothing.
+        patience: seconds after which a lease counts for nothing that is not renewed.
 
     Raises:
         SupersededError: another process saves there.
@@ -160,16 +184,32 @@ def _wait_for_the_lease(
         f"{store.uri}: {who} was saving there; waiting up to {patience:.0f} s to see whether it "
         "still runs"
     )
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        time.sleep(min(1.0, patience / 20))
-        now = _read_lease(store)
-        if now is None:
-            return
-        if now != found:
-            raise SupersededError(
-                f"{store.uri}: {who} is saving there; give this run another folder, or end that one"
-            )
+    with _knocking(store):
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, patience / 20))
+            now = _read_lease(store)
+            if now is None:
+                return
+            if now != found:
+                raise SupersededError(
+                    f"{store.uri}: {who} is saving there; give this run another folder, or end "
+                    "that one"
+                )
+
+
+@contextmanager
+def _knocking(store: Store) -> Iterator[None]:
+    """Ask whoever holds the lease to renew it."""
+    knock = f"{_KNOCK}{uuid4().hex}"
+    store.write(knock, b"")
+    try:
+        yield
+    finally:
+        try:
+            store.delete(knock)
+        except StorageError as error:
+            _logger.warning("a file that serves no more stays: %s", error)
 
 
 def _is_over(holder: _Holder, job: str) -> bool:

@@ -27,8 +27,8 @@ from tests.unit.checkpoint_states import State, snapshots
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
-    """A place whose leases are renewed often; nothing of the test's own job is seen."""
-    monkeypatch.setattr(ownership, "RENEWAL_SECONDS", 0.05)
+    """A place whose holders look often who knocks; nothing of the test's own job is seen."""
+    monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.05)
     for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return DirectoryStore(tmp_path)
@@ -90,6 +90,43 @@ def test_a_place_that_another_process_uses_is_refused(store: DirectoryStore) -> 
     owned.release()
 
 
+def test_a_lease_is_written_once_and_again_only_for_each_who_knocks(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket with versions keeps every one."""
+    looks, written, write = [0], [0], store.write
+    names = store.names
+
+    def counted_names(prefix: str = "") -> list[str]:
+        looks[0] += 1
+        return names(prefix)
+
+    def counted_write(name: str, data: bytes) -> None:
+        written[0] += name == "lease.json"
+        write(name, data)
+
+    monkeypatch.setattr(store, "names", counted_names)
+    monkeypatch.setattr(store, "write", counted_write)
+    owned = claimed(store, "run", 0)
+    wait_until(lambda: looks[0] > 10)
+    assert written == [1]
+    for knocks in (1, 2):
+        with pytest.raises(SupersededError, match="is saving there"):
+            claim(store, "run", 1, lambda text: None)
+        wait_until(lambda begun=looks[0]: looks[0] > begun + 3)
+        assert written == [1 + knocks]
+    assert names("attempts/") == ["attempts/000001.json"]
+    owned.release()
+
+
+def test_who_knocked_and_was_killed_is_answered_once_and_forgotten(store: DirectoryStore) -> None:
+    store.write("attempts/knock-of-one-that-was-killed", b"")
+    owned = claimed(store, "run", 0)
+    wait_until(lambda: store.names("attempts/") == ["attempts/000001.json"])
+    assert lease(store)["renewals"] == 0
+    owned.release()
+
+
 def test_a_place_that_was_released_is_taken_at_once(store: DirectoryStore) -> None:
     claimed(store, "run", 0).release()
     said: list[str] = []
@@ -136,6 +173,7 @@ def test_a_replaced_attempt_stops_renewing_and_leaves_the_lease_alone(
     assert not first._thread.is_alive()
     before = lease(store)
     assert before["attempt"] == 2
+    store.write("attempts/knock-now", b"")
     wait_until(lambda: lease(store)["renewals"] > before["renewals"])  # type: ignore[operator]
     first.release()
     assert lease(store)["attempt"] == 2
