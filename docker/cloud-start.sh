@@ -11,6 +11,7 @@
 #   WEIGHTS       s3://bucket/folder, whose files are fetched to /cache/weights first; optional
 #   GPUS          what "docker run --gpus" gets (default: all); "none" trains on the CPU
 #   MAX_CRASHES   give up after so many crashes within an hour each (default: 3)
+#   MAX_OUTAGES   give up after so many starts in a row at which S3 was away (default: 50)
 #   SHUTDOWN      "yes" switches the machine off at the end, however it ended, so that it costs no more
 #   WORK          folder for the run, downloads and the log (default: /var/lib/prs-med)
 #
@@ -115,6 +116,7 @@ watch_for_the_end >/dev/null 2>&1 &
 WATCHER=$!
 
 crashes=0
+away=0
 while true; do
     began=$SECONDS
     in_container train --deepspeed ds_configs/zero2.json --data "$DATA" \
@@ -124,8 +126,18 @@ while true; do
     case $status in
         0) finish 0 "complete" ;;
         2 | 3) finish $status "ended with $status: nothing that another start would change" ;;
-        75) finish 75 "saved and ended; the same start goes on" ;;
+        75)
+            if [ -n "$ASKED" ] || grep -qs '"state": "stopped"' "$WORK/runs/run/status.json"; then
+                finish 75 "saved and ended; the same start goes on"
+            fi
+            away=$((away + 1))
+            [ $away -lt "${MAX_OUTAGES:-50}" ] || finish 75 "storage was away $away times in a row"
+            say "storage is away; starting again from the last checkpoint"
+            sleep "${PAUSE_S:-10}"
+            continue
+            ;;
     esac
+    away=0
     [ -z "$ASKED" ] || finish $status "ended with $status after being asked to end"
     [ $((SECONDS - began)) -lt 3600 ] || crashes=0
     crashes=$((crashes + 1))

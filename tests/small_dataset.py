@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prs_med.data.dataset.build import Layout, build
+from prs_med.data.dataset.build import Built, Layout, build
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
 from prs_med.storage.store import Store
@@ -27,9 +27,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def build_small(root: Path, store: Store, row_group_bytes: int, shard_bytes: int) -> None:
+def build_small(root: Path, store: Store, row_group_bytes: int, shard_bytes: int) -> Built:
     """Build a dataset of all that the annotation files ask."""
-    build(
+    return build(
         split_records(read_annotations(root, None, "error").records, 0.1, 0),
         root,
         store,

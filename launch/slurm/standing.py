@@ -13,26 +13,34 @@ from pathlib import Path
 
 from prs_med.checkpoint.open_place import open_place
 from prs_med.config import SettingError, Settings
+from prs_med.programs.program import refused
 from prs_med.settings_io import parse_training_settings
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageAwayError, StorageError
 from prs_med.train.status import STATUS
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print where the run stands; the exit status: 0, or 2 for a mistake in settings."""
+    """Print where the run stands; the exit status: 0, 2 for a mistake in settings, or 75 where
+    storage is away and the folder has no checkpoint either."""
     try:
         settings = parse_training_settings(argv, __doc__ or "")
         print(saved_step(settings), asked_to_end_by(Path(settings.save_dir)))
     except (SettingError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     return 0
 
 
 def saved_step(settings: Settings) -> str:
-    """The newest checkpoint's step, in the run's folder or on S3."""
+    """The newest checkpoint's step, in the run's folder or on S3; S3 that is away does not count if
+    the folder has one."""
     places = [f"{settings.save_dir}/checkpoints", settings.checkpoint_uri]
-    steps = [name.step for uri in places if uri for name in open_place(uri).checkpoints()]
+    steps: list[int] = []
+    for uri in places:
+        try:
+            steps += [name.step for name in open_place(uri).checkpoints()] if uri else []
+        except StorageAwayError:
+            if not steps:
+                raise
     return str(max(steps)) if steps else "none"
 
 

@@ -7,7 +7,6 @@ import shutil
 import uuid
 from pathlib import Path
 
-from prs_med.storage.retry import TransientError
 from prs_med.storage.store import StorageError, Store
 
 _logger = logging.getLogger("prs_med.checkpoint")
@@ -16,28 +15,23 @@ _logger = logging.getLogger("prs_med.checkpoint")
 def check_store(store: Store) -> None:
     """Create, read, list and delete a small file.
 
-    That the place does not answer for now, or lets nothing be deleted, is only logged.
+    That the place lets nothing be deleted is only logged.
 
     Raises:
+        StorageAwayError: it does not answer for now.
         StorageError: it refuses what saving needs.
     """
     name = f"preflight-{uuid.uuid4().hex}"
-    try:
-        if not store.create(name, b"1"):
-            raise StorageError(f"{store.where(name)}: could not be created")
-        if store.create(name, b"2"):
-            _logger.warning(
-                "%s: this server overwrites where it was told not to (If-None-Match: *), so two "
-                "runs that save there by mistake may not notice each other",
-                store.uri,
-            )
-        if store.read(name) not in (b"1", b"2") or name not in store.names(name):
-            raise StorageError(f"{store.where(name)}: was written and cannot be found again")
-    except StorageError as error:
-        if not isinstance(error.__cause__, TransientError):
-            raise
-        _logger.warning("%s; training starts, and checkpoints are copied later", error)
-        return
+    if not store.create(name, b"1"):
+        raise StorageError(f"{store.where(name)}: could not be created")
+    if store.create(name, b"2"):
+        _logger.warning(
+            "%s: this server overwrites where it was told not to (If-None-Match: *), so two "
+            "runs that save there by mistake may not notice each other",
+            store.uri,
+        )
+    if store.read(name) not in (b"1", b"2") or name not in store.names(name):
+        raise StorageError(f"{store.where(name)}: was written and cannot be found again")
     try:
         store.delete(name)
     except StorageError as error:

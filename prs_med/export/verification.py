@@ -12,7 +12,7 @@ from prs_med.checkpoint.manifest import CheckpointName, StoredFile
 from prs_med.checkpoint.place import Place
 from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.export.inspection import size_text
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageAwayError, StorageError
 
 
 def verify(
@@ -22,6 +22,9 @@ def verify(
 
     All bytes are read and compared with their checksums, and all elements of all parameters must
     be there. What cannot be read counts as broken.
+
+    Raises:
+        StorageAwayError: the store does not answer for now, which says nothing about checkpoints.
     """
     for name in names:
         where = place.where(name)
@@ -34,6 +37,8 @@ def verify(
             ) as bar:  # fmt: skip
                 reader.place = cast(Place, _Watched(place, bar.update))
                 reader.verify()
+        except StorageAwayError:
+            raise
         except (BrokenCheckpointError, StorageError) as error:
             # Most messages start with the checkpoint's name already.
             yield f"BROKEN  {where}", str(error).removeprefix(f"{where}: ")
@@ -57,6 +62,6 @@ class _Watched:
             data = self._place.read(name, file, offset, length)
         except StorageError as error:
             # On S3 the object has another name.
-            raise StorageError(f"{file.name}: {error}") from error
+            raise type(error)(f"{file.name}: {error}") from error
         self._seen(len(data))
         return data

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prs_med.config import Settings
 from prs_med.plan.findings import Finding, failed, passed, warned
+from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import StorageError, Store
 
@@ -30,7 +31,9 @@ def check_storage(settings: Settings, checkpoint_bytes: float) -> Iterator[Findi
     Args:
         checkpoint_bytes: of all checkpoints that are kept.
     """
-    yield from check_room("--save_dir", Path(settings.save_dir), checkpoint_bytes + _SPARE)
+    save_dir = Path(settings.save_dir)
+    yield from check_room("--save_dir", save_dir, checkpoint_bytes + _SPARE)
+    yield from check_links("--save_dir", save_dir)
     if settings.cache_dir:
         yield from check_room("--cache_dir", Path(settings.cache_dir), settings.cache_gb * 2**30)
     yield from check_shared_memory(Path("/dev/shm"))  # noqa: S108  (looked at only)
@@ -40,11 +43,30 @@ def check_storage(settings: Settings, checkpoint_bytes: float) -> Iterator[Findi
         yield from check_clock(store)
 
 
-def check_room(setting: str, folder: Path, wanted: float) -> Iterator[Finding]:
-    """Whether a folder, or the nearest one above it that is there, can be written and has room."""
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
+    return there
+
+
+def check_links(setting: str, folder: Path) -> Iterator[Finding]:
+    """Whether checkpoints can be kept on the file system of a folder."""
+    there = _nearest(folder)
+    store, name = DirectoryStore(there), f".check-{uuid.uuid4().hex}"
+    if not os.access(there, os.W_OK):
+        return  # Told already.
+    try:
+        store.create(name, b"1")
+        store.delete(name)
+    except StorageError as error:
+        yield failed(setting, str(error), "give a folder of another file system")
+
+
+def check_room(setting: str, folder: Path, wanted: float) -> Iterator[Finding]:
+    """Whether a folder, or the nearest one above it that is there, can be written and has room."""
+    there = _nearest(folder)
     if not os.access(there, os.W_OK):
         yield failed(
             setting, f"{there} cannot be written", "give another folder, or mend its rights"

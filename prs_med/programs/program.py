@@ -13,21 +13,25 @@ from prs_med.command_line import Answered
 from prs_med.data.records import DataError
 from prs_med.model.errors import CheckpointError
 from prs_med.quiet import quieten
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageAwayError, StorageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """Where ``launch/`` and ``ds_configs/`` lie."""
 MISTAKE = 2
 """Exit status after a mistake in settings, data or weights."""
+GO_ON_LATER = 75
+"""Exit status after which the same command may succeed: EX_TEMPFAIL of sysexits.h, what a batch
+script puts into the queue again."""
 MISTAKES = (SettingError, DataError, CheckpointError, BrokenCheckpointError, StorageError)
-"""What a user can mend."""
+"""What a user can mend, or can wait for."""
 
 
 def program(body: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
     """``main(argv)`` of a program, from what it does with its arguments.
 
     The result returns the exit status: that of ``body``, 0 after ``--help``, ``MISTAKE`` after an
-    error that is the user's. It can be called again in the same process.
+    error that is the user's, ``GO_ON_LATER`` where storage was away. It can be called again in the
+    same process.
     """
 
     @functools.wraps(body)
@@ -53,4 +57,4 @@ def refused(error: Exception) -> int:
     for line in lines:
         text = line.removeprefix(f"{kind.__module__}.{kind.__name__}: ")
         print(f"error: {text}", file=sys.stderr)
-    return MISTAKE
+    return GO_ON_LATER if isinstance(error, StorageAwayError) else MISTAKE

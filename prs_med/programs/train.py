@@ -5,7 +5,7 @@ Example: deepspeed launch/train.py --deepspeed ds_configs/zero2.json --data_root
 
 Settings come from the command line, from a YAML file (--config) and from a loss recipe (--preset),
 the first of these that names a setting wins. Exit status: 0 done, 2 a mistake in settings or data,
-3 stopped, 75 saved after a signal and to be started again.
+3 stopped, 75 to be started again: saved after a signal, or storage was away.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ import sys
 from collections.abc import Sequence
 
 from prs_med.config import Settings
-from prs_med.programs.program import MISTAKES, program, refused
+from prs_med.programs.program import GO_ON_LATER, MISTAKES, program, refused
 from prs_med.settings_io import parse_training_settings
 
 STOPPED = 3
 """Exit status of a training that cannot usefully go on."""
-GO_ON_LATER = 75
-"""EX_TEMPFAIL of sysexits.h: what a batch script puts into the queue again."""
 
 
 @program
 def main(argv: Sequence[str]) -> int:
-    """Run and return the exit status: 0 done, 2 a mistake in settings or data, 3 stopped, 75 saved
-    after a signal and to be started again."""
+    """Run and return the exit status: 0 done, 2 a mistake in settings or data, 3 stopped, 75 to be
+    started again."""
     settings = parse_training_settings(argv, __doc__ or "", "deepspeed launch/train.py")
     settings.require()
     return train(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from prs_med.storage.failures import NO_LINKS, folder_error
 from prs_med.storage.open_file import OpenFile
 from prs_med.storage.store import MissingFileError, StorageError, check_name
 
@@ -37,7 +39,7 @@ class DirectoryStore:
         except FileNotFoundError:
             raise MissingFileError(f"{self.where(name)}: no such file") from None
         except OSError as error:
-            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+            raise folder_error(self.where(name), error) from error
         if length is not None and len(data) != length:
             raise StorageError(
                 f"{self.where(name)}: ends at byte {offset + len(data)}, "
@@ -56,7 +58,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+            raise folder_error(self.where(name), error) from error
 
     def write(self, name: str, data: bytes) -> None:
         """See :class:`prs_med.storage.store.Store`."""
@@ -64,8 +66,20 @@ class DirectoryStore:
 
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`prs_med.storage.store.Store`."""
+
+        def link(unfinished: str, path: Path) -> None:
+            try:
+                os.link(unfinished, path)
+            except OSError as error:
+                if errno.errorcode.get(error.errno or 0) not in NO_LINKS.codes:
+                    raise
+                raise StorageError(
+                    f"{self.uri}: {NO_LINKS.what} ({error.strerror}), by which one of two runs is "
+                    f"kept from saving there: {NO_LINKS.mend}"
+                ) from error
+
         try:
-            self._replace(name, lambda file: file.write(data), give_name=os.link)
+            self._replace(name, lambda file: file.write(data), give_name=link)
         except StorageError as error:
             if isinstance(error.__cause__, FileExistsError):
                 return self.read(name) == data
@@ -82,7 +96,7 @@ class DirectoryStore:
 
         def unless_gone(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
-                raise StorageError(f"{error.filename}: {error.strerror}") from error
+                raise folder_error(error.filename, error) from error
 
         # Only where names with this prefix can be: in the other folders much may go on.
         top = self._folder / prefix.rpartition("/")[0]
@@ -99,16 +113,18 @@ class DirectoryStore:
         try:
             self._path(name).unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+            raise folder_error(self.where(name), error) from error
 
-    def sweep(self) -> None:
-        """See :class:`prs_med.storage.store.Store`; empty folders go too."""
-        for folder, _, files in os.walk(self._folder, topdown=False):
-            for file in files:
-                if file.startswith(UNFINISHED):
-                    Path(folder, file).unlink(missing_ok=True)
-            with suppress(OSError):
-                os.rmdir(folder)
+    def sweep(self, folder: str) -> None:
+        """See :class:`prs_med.storage.store.Store`; the folder itself goes if it is empty."""
+        swept = self._folder / folder
+        try:
+            for file in swept.glob(f"{UNFINISHED}*"):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise folder_error(str(swept), error) from error
+        with suppress(OSError):
+            os.rmdir(swept)
 
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)
@@ -135,8 +151,10 @@ class DirectoryStore:
                 with suppress(FileNotFoundError):
                     os.unlink(unfinished)
             sync_folder(path.parent)
+        except StorageError:
+            raise
         except OSError as error:
-            raise StorageError(f"{self.where(name)}: {error.strerror}") from error
+            raise folder_error(self.where(name), error) from error
 
 
 def _umask() -> int:

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from prs_med.storage.failures import folder_error
 from prs_med.storage.store import MissingFileError, StorageError
 
 _ADVISED_BYTES = 256 * 1024
@@ -27,7 +28,7 @@ class OpenFile:
         except FileNotFoundError:
             raise MissingFileError(f"{path}: no such file") from None
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
+            raise folder_error(str(path), error) from error
 
     def __del__(self) -> None:
         if self._handle >= 0:
@@ -48,7 +49,7 @@ class OpenFile:
             ):
                 data += more
         except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror}") from error
+            raise folder_error(str(self._path), error) from error
         if len(data) != length:
             raise StorageError(
                 f"{self._path}: ends at byte {offset + len(data)}, "

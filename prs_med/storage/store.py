@@ -16,11 +16,17 @@ Buffer = bytes | bytearray | memoryview
 
 
 class StorageError(OSError):
-    """A file cannot be read or written; the message starts with the file's full name."""
+    """A file cannot be read or written, and trying again would not help; the message starts with
+    the file's full name. What means what: :mod:`prs_med.storage.failures`."""
 
 
 class MissingFileError(StorageError):
     """There is no such file."""
+
+
+class StorageAwayError(StorageError):
+    """The store does not answer for now. The same may succeed later: a program that was told so
+    ends with the status that makes a launcher start it again."""
 
 
 class Store(Protocol):
@@ -67,8 +73,9 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove a file; that there is none is no error."""
 
-    def sweep(self) -> None:
-        """Remove what interrupted writes left, when nothing else writes here."""
+    def sweep(self, folder: str) -> None:
+        """Remove what interrupted writes of this program left in ``folder``, when nothing else
+        writes there; what others put there stays."""
 
 
 def check_name(name: str) -> str:

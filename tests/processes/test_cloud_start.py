@@ -127,8 +127,19 @@ def test_crashes_are_started_again_until_there_are_too_many(machine: Machine) ->
     assert "ended with 1, for the 3. time" in output
 
 
+def test_s3_that_is_away_is_waited_for_by_starts_that_are_no_crashes(machine: Machine) -> None:
+    assert machine.run("75", "75", "75", "75", "0")[0] == 0
+    assert sum(call.startswith("run") for call in machine.calls) == 5
+    status, output = machine.run("75", "1", "75", "75", "0", MAX_OUTAGES="2")
+    assert status == 75
+    assert "storage was away 2 times in a row" in output
+
+
 @pytest.mark.parametrize("status", [2, 3, 75])
 def test_what_another_start_would_not_change_ends_it(machine: Machine, status: int) -> None:
+    run = machine.folder / "work" / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "stopped", "step": 7, "reason": "STOP"}')
     ended, _ = machine.run(str(status))
     assert ended == status
     assert sum(call.startswith("run") for call in machine.calls) == 1

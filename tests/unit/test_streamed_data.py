@@ -31,6 +31,7 @@ from prs_med.data.stream.training_stream import StreamState, TrainingStream
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.location import open_store
 from prs_med.storage.open_file import OpenFile
+from prs_med.storage.store import StorageAwayError
 from tests.small_dataset import ask_again, build_small
 from tests.unit.assembled import Inputs, read_inputs
 
@@ -389,6 +390,23 @@ def test_a_missing_shard_is_named(dataset: Path, inputs: Inputs, tmp_path: Path)
     (copied / shard.name).unlink()
     with pytest.raises(DataError, match=rf"{shard.name} (row group \d+|footer): .*no such file"):
         batches(copied, inputs, count=8)
+
+
+def test_a_store_that_goes_away_is_no_mistake_in_the_data(
+    dataset: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would end the run with a status that launchers take for final."""
+
+    def away(store: DirectoryStore, name: str, *_: object) -> bytes:
+        raise StorageAwayError(f"{store.where(name)}: 503, for 300 seconds")
+
+    data = StreamedData(str(dataset), OPTIONS)
+    monkeypatch.setattr(DirectoryStore, "read", away)
+    stream = data.training_batches(
+        inputs.preparation, inputs.collator, micro_batch=4, accumulation=1, rank=ONE_RANK
+    )
+    with closing(stream), pytest.raises(StorageAwayError, match="503, for 300 seconds"):
+        next(stream)
 
 
 def test_a_truncated_shard_is_named(dataset: Path, inputs: Inputs, tmp_path: Path) -> None:

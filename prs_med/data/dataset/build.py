@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,6 +32,7 @@ from prs_med.storage.store import StorageError, Store
 
 REPORTS = "_build"
 _SHARD = re.compile(r"data/(train|val|test)-\d{5,}-[0-9a-f]{12}\.parquet")
+_REPORT = re.compile(rf"{REPORTS}/(train|val|test)-\d{{5,}}-[0-9a-f]{{12}}\.parquet\.json")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Built:
     bad_rows: list[str]
     removed: int = 0
     """Shards of earlier builds that were not finished."""
+    left: list[str] = field(default_factory=list)
+    """What could not be cleaned up, and why."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,9 @@ def build(
     built_from = _sha256([plan.name for plan in plans])
     there = _existing(store, built_from)
     if there is not None:
-        _clear(store)  # The build may have been killed just before it did.
-        return Built(
-            there.index, written=0, bad_rows=[], removed=_remove_orphans(store, there.index)
-        )
+        removed, left = _remove_orphans(store, there.index)
+        left += _clear(store)  # The build may have been killed just before it did.
+        return Built(there.index, written=0, bad_rows=[], removed=removed, left=left)
     reports = _write_shards(plans, store, skip_bad_rows, workers, show_progress)
     by_name = {name: report for name, report, _ in reports}
     bad_rows = [row for report in by_name.values() for row in report.bad_rows]
@@ -142,17 +144,24 @@ def build(
     if store.size(index.NAME) is not None:
         _remove_orphans(store, read_index(store).index)
         raise DataError(f"{store.uri}: another build has written dataset.json there meanwhile")
-    removed = _remove_orphans(store, result)
+    removed, left = _remove_orphans(store, result)
     store.write(stored_split.NAME, split)
     store.write(index.NAME, result.dumps().encode())
-    _clear(store)
-    return Built(result, sum(new for _, _, new in reports), bad_rows, removed)
+    left += _clear(store)
+    return Built(result, sum(new for _, _, new in reports), bad_rows, removed, left)
 
 
-def _clear(store: Store) -> None:
-    for name in store.names(f"{REPORTS}/"):
-        store.delete(name)
-    store.sweep()
+def _clear(store: Store) -> list[str]:
+    """Remove what builds leave beside a dataset; what of it could not be removed, and why."""
+    try:
+        for name in store.names(f"{REPORTS}/"):
+            if _REPORT.fullmatch(name):
+                store.delete(name)
+        for folder in ("data", REPORTS, ""):
+            store.sweep(folder)
+    except StorageError as error:
+        return [f"reports and unfinished files: {error}"]
+    return []
 
 
 def _refuse_foreign(store: Store) -> None:
@@ -164,13 +173,18 @@ def _refuse_foreign(store: Store) -> None:
             )
 
 
-def _remove_orphans(store: Store, built: DatasetIndex) -> int:
+def _remove_orphans(store: Store, built: DatasetIndex) -> tuple[int, list[str]]:
     """Remove shards that are not part of the dataset, as builds of other rows leave them: whoever
-    reads all Parquet files of the folder would read them, too."""
+    reads all Parquet files of the folder would read them, too. How many went, and what could not
+    be removed."""
     left_over = [name for name in index.orphans(store, built) if _SHARD.fullmatch(name)]
-    for name in left_over:
-        store.delete(name)
-    return len(left_over)
+    for number, name in enumerate(left_over):
+        try:
+            store.delete(name)
+        except StorageError as error:
+            count = len(left_over) - number
+            return number, [f"{count} shards of earlier builds, which load_dataset reads: {error}"]
+    return len(left_over), []
 
 
 def _existing(store: Store, built_from: str) -> OpenedIndex | None:

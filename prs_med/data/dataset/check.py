@@ -26,7 +26,7 @@ from prs_med.data.position import Position, position_of
 from prs_med.data.position_words import PositionWords
 from prs_med.data.records import DataError
 from prs_med.data.stored_split import read_split
-from prs_med.storage.store import StorageError, Store
+from prs_med.storage.store import StorageAwayError, StorageError, Store
 
 _SHOWN = 5
 
@@ -151,6 +151,8 @@ def check(
 def _split_file(store: Store, index: DatasetIndex) -> list[Finding]:
     try:
         read_split(store, index.split_sha256)
+    except StorageAwayError:
+        raise
     except (DataError, StorageError) as error:
         return [Finding("split", "", "", store.where("split.json"), str(error))]
     return []
@@ -160,6 +162,8 @@ def _beside(store: Store, index: DatasetIndex) -> list[Finding]:
     """Files that are there but not part of the dataset."""
     try:
         names = orphans(store, index)
+    except StorageAwayError:
+        raise
     except StorageError as error:
         # A bucket may let everyone read and nobody list.
         return [Finding("unlisted", "", "", store.uri, str(error))]
@@ -181,6 +185,8 @@ def _row_groups(
 
     try:
         data = store.read(shard.name)
+    except StorageAwayError:
+        raise  # It says nothing about the shard.
     except StorageError as error:
         note(where, str(error))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prs_med.data.records import DataError
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageAwayError, StorageError
 
 _ATTEMPTS = 3
 """A transfer that was damaged is not damaged alike a second time; a file is."""
@@ -21,10 +21,13 @@ def read_checked(read: Callable[[], bytes], right: Callable[[bytes], bool], wher
 
     Raises:
         DataError: the file is missing, unreadable or damaged; the message starts with ``where``.
+        StorageAwayError: the store does not answer for now.
     """
     for _ in range(_ATTEMPTS):
         try:
             data = read()
+        except StorageAwayError:
+            raise
         except StorageError as error:
             raise DataError(f"{where}: {error}") from error
         if right(data):

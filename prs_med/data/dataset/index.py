@@ -13,7 +13,13 @@ from typing import Any
 
 from prs_med.data.dataset.checksums import crc32_text
 from prs_med.data.records import DataError
-from prs_med.storage.store import MissingFileError, StorageError, Store, check_name
+from prs_med.storage.store import (
+    MissingFileError,
+    StorageAwayError,
+    StorageError,
+    Store,
+    check_name,
+)
 
 NAME = "dataset.json"
 FORMAT = 2
@@ -131,6 +137,7 @@ def read_index(store: Store) -> OpenedIndex:
 
     Raises:
         DataError: there is none, or it is not one that this version reads.
+        StorageAwayError: the store does not answer for now.
     """
     where = store.where(NAME)
     try:
@@ -140,6 +147,8 @@ def read_index(store: Store) -> OpenedIndex:
             f"{where}: no such file; a dataset is made by 'launch/data.py build', which writes "
             "this file last: without it the dataset is not complete"
         ) from None
+    except StorageAwayError:
+        raise
     except StorageError as error:
         raise DataError(str(error)) from None
     return OpenedIndex(parse_index(text, where), hashlib.sha256(text).hexdigest())

@@ -17,7 +17,7 @@ from prs_med.data.dataset.shard_footer import ShardFooter, parse_footer
 from prs_med.data.records import DataError
 from prs_med.data.stream.disk_cache import DiskCache
 from prs_med.storage.open_file import OpenFile
-from prs_med.storage.store import StorageError, Store
+from prs_med.storage.store import StorageAwayError, StorageError, Store
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class RowGroupSource:
 
         Raises:
             DataError: it is missing or damaged; the message names shard and row group.
+            StorageAwayError: the store does not answer for now.
         """
         shard, number = self._places[group].shard, self._places[group].number
         where = f"{self._store.where(shard.name)} row group {number}"
@@ -86,6 +87,8 @@ class RowGroupSource:
         if file is None:
             try:
                 file = self._store.open(shard.name)
+            except StorageAwayError:
+                raise
             except StorageError as error:
                 raise DataError(f"{where}: {error}") from error
             if file is not None:

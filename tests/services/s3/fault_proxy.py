@@ -61,7 +61,7 @@ class Fault:
     ``status`` and ``reset`` come instead of the server, which never sees the request, unless
     ``performed``: then the server carries it out and only its answer is lost. What starts with
     ``upload`` concerns the body of the request: it reaches the server with a byte flipped, or its
-    first bytes do and then both connections end.
+    first bytes do and then both connections end. ``etag`` is what the answer says of the object.
     """
 
     delay_s: float = 0.0
@@ -74,6 +74,7 @@ class Fault:
     flip_at: int | None = None
     upload_flip_at: int | None = None
     upload_cut_after: int | None = None
+    etag: str | None = None
 
     @property
     def replaces_answer(self) -> bool:
@@ -326,7 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
         request.status = answer.status
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.headers:
-            self.send_header(name, value)
+            is_etag = name.lower() == "etag" and fault.etag is not None
+            self.send_header(name, f'"{fault.etag}"' if is_etag else value)
         self.end_headers()
         for block in framed(self._counted(request, fault, answer.body), answer.chunked):
             self.wfile.write(block)

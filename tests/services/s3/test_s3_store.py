@@ -181,18 +181,6 @@ def test_uploads_are_repeated_too(faulty, tmp_path: Path) -> None:
     assert store.read("tiny") == b"1"
 
 
-def test_parts_of_uploads_that_were_never_completed_are_swept(bucket: str, ceph) -> None:
-    client = ceph.client()
-    for key in ("mine/a", "other/b"):
-        upload = client.create_multipart_upload(Bucket=bucket, Key=key)
-        client.upload_part(
-            Bucket=bucket, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x" * 5_000_000
-        )
-    S3Store(f"s3://{bucket}/mine").sweep()
-    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
-    assert [upload["Key"] for upload in left] == ["other/b"]
-
-
 def test_no_secret_is_shown(faulty, caplog) -> None:
     store, proxy = faulty
     first_of(proxy, 10**6, Fault(status=500, code="InternalError"))
