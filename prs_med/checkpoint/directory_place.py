@@ -12,12 +12,14 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from prs_med.checkpoint.manifest import MANIFEST, CheckpointName, StoredFile
 from prs_med.storage.directory import UNFINISHED, DirectoryStore, sync_folder
-from prs_med.storage.store import StorageError, Store
+from prs_med.storage.failures import folder_error
+from prs_med.storage.store import Store
 
 _DRAFT = ".draft-"
 _REPORT = ".report-"
@@ -44,7 +46,7 @@ class DirectoryPlace:
                 if (name := CheckpointName.parse(entry.name)) and (entry / MANIFEST).is_file()
             ]
         except OSError as error:
-            raise StorageError(f"{self._folder}: {error.strerror}") from error
+            raise folder_error(str(self._folder), error) from error
         return sorted(found)
 
     def manifest(self, name: CheckpointName) -> bytes:
@@ -76,15 +78,16 @@ class DirectoryPlace:
             unfinished.write_bytes(text)
             os.replace(unfinished, note)
         except OSError as error:
-            raise StorageError(f"{note}: {error.strerror}") from error
+            raise folder_error(str(note), error) from error
 
-    def reports(self, name: CheckpointName) -> dict[int, bytes]:
+    def reports(self, name: CheckpointName, known: Collection[int] = ()) -> dict[int, bytes]:
         """See :class:`prs_med.checkpoint.place.Place`."""
         try:
             notes = sorted(self._draft(name).glob(f"{_REPORT}*"))
-            return {int(note.name.rpartition("-")[2]): note.read_bytes() for note in notes}
+            by_rank = {int(note.name.rpartition("-")[2]): note for note in notes}
+            return {rank: n.read_bytes() for rank, n in by_rank.items() if rank not in known}
         except OSError as error:
-            raise StorageError(f"{self._draft(name)}: {error.strerror}") from error
+            raise folder_error(str(self._draft(name)), error) from error
 
     def commit(self, name: CheckpointName, manifest: bytes) -> bool:
         """See :class:`prs_med.checkpoint.place.Place`: a rename, after all in it is on disk."""
@@ -99,7 +102,7 @@ class DirectoryPlace:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
-            raise StorageError(f"{final}: {error.strerror}") from error
+            raise folder_error(str(final), error) from error
         return True
 
     def discard(self, name: CheckpointName) -> None:
@@ -114,7 +117,7 @@ class DirectoryPlace:
             sync_folder(folder)
             shutil.rmtree(folder)
         except OSError as error:
-            raise StorageError(f"{folder}: {error.strerror}") from error
+            raise folder_error(str(folder), error) from error
 
     def sweep(self, older_than: float) -> None:
         """See :class:`prs_med.checkpoint.place.Place`: drafts, and what was removed in part."""

@@ -190,11 +190,13 @@ class Mirror:
     def _all_have_copied(self, name: CheckpointName, task: bytes) -> bool:
         """Wait for the others; False if one came too late, after it had been removed here."""
         deadline = time.monotonic() + _REPORT_SECONDS
+        copied: set[int] = set()
         while True:
-            notes = list(self._remote.reports(name).values())
-            if notes.count(task) == self._world:
+            notes = self._remote.reports(name, copied)
+            copied.update(rank for rank, note in notes.items() if note == task)
+            if len(copied) == self._world:
                 return True
-            if _MISSED + task in notes:
+            if _MISSED + task in notes.values():
                 self._pass_over(name, FileNotFoundError("another process does not find its files"))
                 return False
             if self._closing.is_set() or time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -36,8 +37,8 @@ class Place(Protocol):
     def report(self, name: CheckpointName, rank: int, text: bytes) -> None:
         """Leave a note that process ``rank`` is done, or that it failed."""
 
-    def reports(self, name: CheckpointName) -> dict[int, bytes]:
-        """The notes that were left, by process."""
+    def reports(self, name: CheckpointName, known: Collection[int] = ()) -> dict[int, bytes]:
+        """The notes that were left, by process, but for those of the processes ``known``."""
 
     def commit(self, name: CheckpointName, manifest: bytes) -> bool:
         """Make the checkpoint complete, in one step; False if there is one of that name."""

@@ -5,26 +5,40 @@
     manifests/step-00000120-01.json
     files/<sha256>
     reports/step-00000140-01/00000.json
+
+Of many objects, as a checkpoint of many processes has them, several are asked for at a time.
 """
 
 from __future__ import annotations
 
-import os
+import logging
+import re
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
 
 from prs_med.checkpoint.directory_place import newest_change
 from prs_med.checkpoint.errors import BrokenCheckpointError
 from prs_med.checkpoint.manifest import CheckpointName, StoredFile, parse_manifest
-from prs_med.storage.s3 import S3Store
+from prs_med.storage.s3 import CONNECTIONS, S3Store
 from prs_med.storage.store import StorageError, Store
 
 _DRAFT = ".draft-"
 _MANIFESTS = "manifests/"
 _FILES = "files/"
 _REPORTS = "reports/"
+_OURS = re.compile(
+    rf"({_FILES}[0-9a-f]{{64}}(?P<upload>\.upload)?|{_REPORTS}step-\d+-\d+/\d{{5,}}\.json)"
+)
+"""What may be swept: nothing but what this module has put there by name."""
+
+_logger = logging.getLogger("prs_med.checkpoint")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class S3Place:
@@ -34,6 +48,9 @@ class S3Place:
         self._s3 = store
         self.store: Store = store
         self._staging = staging
+        self.writer = uuid4().hex
+        """What no other process that may use the same ``staging`` is called, such as run, attempt
+        and rank; process ids are alike in containers."""
 
     def where(self, name: CheckpointName) -> str:
         """See :class:`prs_med.checkpoint.place.Place`."""
@@ -55,7 +72,7 @@ class S3Place:
 
     def begin(self, name: CheckpointName) -> Path:
         """See :class:`prs_med.checkpoint.place.Place`."""
-        draft = self._staging / f"{_DRAFT}{name}-{os.getpid()}"
+        draft = self._draft(name)
         draft.mkdir(parents=True, exist_ok=True)
         return draft
 
@@ -70,10 +87,11 @@ class S3Place:
         self._clear_staging(name)
         self.store.write(f"{_REPORTS}{name}/{rank:05d}.json", text)
 
-    def reports(self, name: CheckpointName) -> dict[int, bytes]:
+    def reports(self, name: CheckpointName, known: Collection[int] = ()) -> dict[int, bytes]:
         """See :class:`prs_med.checkpoint.place.Place`."""
-        keys = self.store.names(f"{_REPORTS}{name}/")
-        return {int(key[-10:-5]): self.store.read(key) for key in keys}
+        keys = {_rank(key): key for key in self.store.names(f"{_REPORTS}{name}/")}
+        wanted = {rank: key for rank, key in keys.items() if rank not in known}
+        return dict(zip(wanted, _at_once(self.store.read, wanted.values()), strict=True))
 
     def commit(self, name: CheckpointName, manifest: bytes) -> bool:
         """See :class:`prs_med.checkpoint.place.Place`: one conditional PUT."""
@@ -90,9 +108,10 @@ class S3Place:
     def discard(self, name: CheckpointName) -> None:
         """See :class:`prs_med.checkpoint.place.Place`."""
         self._clear_staging(name)
-        with suppress(StorageError):
-            for key in self.store.names(f"{_REPORTS}{name}/"):
-                self.store.delete(key)
+        try:
+            _at_once(self.store.delete, self.store.names(f"{_REPORTS}{name}/"))
+        except StorageError as error:
+            _logger.debug("notes about %s stay for now: %s", name, error)
 
     def remove(self, name: CheckpointName) -> None:
         """See :class:`prs_med.checkpoint.place.Place`; shared files stay."""
@@ -102,8 +121,7 @@ class S3Place:
             doomed = []  # What it named is swept later.
         kept = self._files_in_use(without=name)
         self.store.delete(f"{_MANIFESTS}{name}.json")
-        for key in {_key(file) for file in doomed} - kept:
-            self.store.delete(key)
+        _at_once(self.store.delete, sorted({_key(file) for file in doomed} - kept))
 
     def sweep(self, older_than: float) -> None:
         """See :class:`prs_med.checkpoint.place.Place`: drafts here; files of no checkpoint, and
@@ -113,21 +131,51 @@ class S3Place:
             if now - newest_change(draft) > older_than:
                 shutil.rmtree(draft, ignore_errors=True)
         used = self._files_in_use()
-        for prefix in (_FILES, _REPORTS):
-            for key, changed in self._s3.changed(prefix).items():
-                if key not in used and now - changed > older_than:
-                    self.store.delete(key)
+        old = [
+            key
+            for prefix in (_FILES, _REPORTS)
+            for key, changed in self._s3.changed(prefix).items()
+            if key not in used and now - changed > older_than
+        ]
+        _at_once(self._sweep_one, old)
+
+    def _sweep_one(self, key: str) -> None:
+        ours = _OURS.fullmatch(key)
+        if ours and ours["upload"]:
+            self._s3.abandon(key)
+        elif ours:
+            self.store.delete(key)
+
+    def _draft(self, name: CheckpointName) -> Path:
+        return self._staging / f"{_DRAFT}{name}-{self.writer}"
 
     def _clear_staging(self, name: CheckpointName) -> None:
-        shutil.rmtree(self._staging / f"{_DRAFT}{name}-{os.getpid()}", ignore_errors=True)
+        shutil.rmtree(self._draft(name), ignore_errors=True)
 
     def _files_in_use(self, without: CheckpointName | None = None) -> set[str]:
-        used = set()
-        for name in self.checkpoints():
-            if name != without:
-                manifest = parse_manifest(self.manifest(name), self.where(name))
-                used |= {_key(file) for file in manifest.all_files}
-        return used
+        names = [name for name in self.checkpoints() if name != without]
+        return {
+            _key(file)
+            for name, data in zip(names, _at_once(self.manifest, names), strict=True)
+            for file in parse_manifest(data, self.where(name)).all_files
+        }
+
+
+def _at_once(ask: Callable[[T], R], about: Iterable[T]) -> list[R]:
+    """What ``ask`` gives for each, in order, several at a time; the first error ends it."""
+    things = list(about)
+    if len(things) < 2:
+        return [ask(thing) for thing in things]
+    pool = ThreadPoolExecutor(min(len(things), CONNECTIONS), thread_name_prefix="s3")
+    try:
+        return list(pool.map(ask, things))
+    finally:
+        # What has not begun would fail in the same way.
+        pool.shutdown(cancel_futures=True)
+
+
+def _rank(key: str) -> int:
+    return int(key.rpartition("/")[2].removesuffix(".json"))
 
 
 def _key(file: StoredFile) -> str:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +17,11 @@ from prs_med.checkpoint.manifest import CheckpointName, Group, Manifest, Shard, 
 from prs_med.checkpoint.place import Place
 from prs_med.checkpoint.shard_files import SHARD_BYTES, write_files
 from prs_med.checkpoint.snapshot import Snapshot
+from prs_med.storage.retry import waiting_for_storage
+from prs_med.storage.store import StorageAwayError
 
 _POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 1.0
 REPORT_SECONDS = 900.0
 """How long process 0 waits for the others."""
 
@@ -33,6 +37,8 @@ class Outcome:
     """Why there is no checkpoint; empty if there is one."""
     superseded: bool = False
     """Whether that is because another attempt has taken over."""
+    away: bool = False
+    """Whether that is because the place did not answer, so that it may succeed later."""
     seconds: float = 0.0
 
 
@@ -89,12 +95,16 @@ class Saver:
     def wait(self) -> Outcome | None:
         """Wait until the save under way has ended; what became of the last one."""
         if self._thread is not None:
-            self._thread.join()
+            # In a folder it may hang. Requests have time limits, and the others are not waited
+            # for without end.
+            is_far = "://" in self._place.store.uri
+            with waiting_for_storage() if is_far else nullcontext():
+                self._thread.join()
         return self._outcome
 
     def _work(self, name: CheckpointName, snapshot: Snapshot) -> None:
         begun = time.monotonic()
-        error, superseded = "", False
+        error, superseded, away = "", False, False
         try:
             self._write(name, snapshot)
             if self._rank == 0:
@@ -102,9 +112,10 @@ class Saver:
         except Exception as failure:  # Training goes on, whatever happened here.
             error = f"process {self._rank}: {failure}" if str(failure) else repr(failure)
             superseded = isinstance(failure, SupersededError)
-            self._give_up(name, error, superseded)
+            away = isinstance(failure, StorageAwayError)
+            self._give_up(name, error, superseded, away)
         seconds = time.monotonic() - begun
-        self._outcome = Outcome(name, error, superseded, seconds)
+        self._outcome = Outcome(name, error, superseded, away, seconds)
         if self._rank == 0 and not error:
             _logger.debug("checkpoint %s is complete after %.2f s", name, seconds)
             self._committed(name)
@@ -153,32 +164,38 @@ class Saver:
             raise SupersededError(f"{self._place.where(name)}: is there already, from elsewhere")
 
     def _wait_for_all(self, name: CheckpointName) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + self._report_seconds
+        begun = time.monotonic()
+        found: dict[int, dict[str, Any]] = {}
         while True:
-            notes = {rank: json.loads(text) for rank, text in self._place.reports(name).items()}
-            found = {rank: note for rank, note in notes.items() if note["save"] == self._saves}
-            for rank, note in found.items():
+            for rank, text in self._place.reports(name, found.keys()).items():
+                note = json.loads(text)
+                if note["save"] != self._saves:
+                    continue
                 if "error" in note:
-                    raise RuntimeError(f"process {rank} could not write its part: {note['error']}")
+                    error = f"process {rank} could not write its part: {note['error']}"
+                    raise StorageAwayError(error) if note["away"] else RuntimeError(error)
+                found[rank] = note
             if len(found) == self._world:
                 return [found[rank] for rank in range(self._world)]
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - begun
+            if waited > self._report_seconds:
                 silent = sorted(set(range(self._world)) - found.keys())
                 raise RuntimeError(
                     f"no word from process {silent[0]}"
                     + (f" and {len(silent) - 1} more" if silent[1:] else "")
                     + f" in {self._report_seconds:.0f} s"
                 )
-            time.sleep(_POLL_SECONDS)
+            # The longer it takes, the less a further moment matters, and looking costs requests.
+            time.sleep(min(_LONGEST_POLL_SECONDS, max(_POLL_SECONDS, waited / 10)))
 
-    def _give_up(self, name: CheckpointName, error: str, superseded: bool) -> None:
+    def _give_up(self, name: CheckpointName, error: str, superseded: bool, away: bool) -> None:
         if self._rank == 0:
             then = "" if superseded else "; training goes on"
             _logger.error("checkpoint %s was not saved: %s%s", name, error, then)
             self._place.discard(name)
             return
         try:
-            self._report(name, {"error": error})
+            self._report(name, {"error": error, "away": away})
         except OSError as failure:
             _logger.error(
                 "checkpoint %s: %s, and that cannot be reported: %s", name, error, failure

@@ -22,7 +22,7 @@ from prs_med.checkpoint.saver import Outcome, Saver
 from prs_med.checkpoint.snapshot import Snapshot
 from prs_med.config import Settings
 from prs_med.data.order import Rank
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageAwayError, StorageError
 from prs_med.train import distributed
 from prs_med.train.agreement import Agreement
 from prs_med.train.engine_state import EngineState, numpy_copy
@@ -272,9 +272,10 @@ class Checkpoints:
 
     def _raise_unless_saved(self) -> None:
         outcome: Outcome | None = self._saver.wait()
+        away = distributed.gathered(outcome is not None and outcome.away)
         problem = distributed.first_of(outcome.error if outcome is not None else "")
         if problem:
-            raise StorageError(problem)
+            raise StorageAwayError(problem) if any(away) else StorageError(problem)
 
     def _start_mirror(self) -> Mirror | None:
         places = self._places

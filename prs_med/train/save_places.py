@@ -83,7 +83,10 @@ def open_places(settings: Settings, rank: Rank, say: Callable[[str], None]) -> S
             raise SettingError(str(error)) from None
         return owned[0].attempt
 
-    return SavePlaces(local, remote, distributed.once(claim_all), owned)
+    attempt = distributed.once(claim_all)
+    if remote is not None:
+        remote.writer = f"{attempt.run}-{attempt.number:02d}-{rank.index:05d}"
+    return SavePlaces(local, remote, attempt, owned)
 
 
 def _claim(

@@ -6,6 +6,9 @@ what it begins, and a thread compares the time. When a process has stood at one 
 it tells the others through the store that PyTorch keeps for its processes; normally all do, since
 all wait for one. The one that is furthest behind is the one that hangs. A process that says nothing
 is stopped, or gone, or stuck in code that does not let its Python threads run.
+
+A process that waits for storage, which it does for a limited time, does not hang, and neither do
+those that wait for it.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ from typing import Any
 import torch.distributed as dist
 
 from prs_med.data.order import Rank
+from prs_med.storage.retry import waits_for_storage
 from prs_med.train.heartbeat import PHASES, Heartbeat, Phase
 
 HUNG = 76
 """Exit status of a run in which a process hung."""
 _KEY = "prs_med/hung"
+_WAITS = "prs_med/waits_for_storage"
 _STACK_CHARACTERS = 6000
 _logger = logging.getLogger("prs_med")
 
@@ -101,6 +106,9 @@ class Watchdog:
         self._poll = max(0.2, min(5.0, limit / 10))
         self._grace = max(2.0, min(60.0, limit / 4))
         """The processes noticed at different times."""
+        self._excused = 0.0
+        """When a process was last known to wait for storage."""
+        self._waits_seen = 0
         self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -132,11 +140,23 @@ class Watchdog:
         guarded = time.monotonic()
         while not self._ended.wait(self._poll):
             now = time.monotonic()
-            if now - self._heartbeat.place.since >= self._limit:
+            if waits_for_storage():
+                self._excused = now
+                _store().add(_WAITS, 1)
+            since = max(self._heartbeat.place.since, self._excused)
+            if now - since >= self._limit and not self._another_waits(now):
                 self._end()
             if now - guarded > self._limit / 4:
                 self._guard()
                 guarded = now
+
+    def _another_waits(self, now: float) -> bool:
+        """Whether a process has waited for storage since this was asked last."""
+        seen, self._waits_seen = self._waits_seen, _store().add(_WAITS, 0)
+        if seen == self._waits_seen:
+            return False
+        self._excused = now
+        return True
 
     def _end(self) -> None:
         """Tell the others, say what was found, and end this process."""
@@ -157,7 +177,7 @@ class Watchdog:
 
     def _exchange(self) -> dict[int, Report]:
         """The reports of the processes that have one within the time of grace."""
-        store: Any = dist.distributed_c10d._get_default_store()
+        store = _store()
         keys = [f"{_KEY}/{rank}" for rank in range(self._rank.world)]
         store.set(keys[self._rank.index], json.dumps(vars(self._report())))
         until = time.monotonic() + self._grace
@@ -181,3 +201,8 @@ class Watchdog:
             process=os.getpid(),
             stack=stack[-_STACK_CHARACTERS:],
         )
+
+
+def _store() -> Any:
+    """What PyTorch keeps for its processes."""
+    return dist.distributed_c10d._get_default_store()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.saver import Saver
 from prs_med.checkpoint.snapshot import Snapshot
 from prs_med.storage.directory import DirectoryStore
-from prs_med.storage.store import StorageError
+from prs_med.storage.retry import waits_for_storage
+from prs_med.storage.store import StorageAwayError, StorageError
 from tests.crash.cutting import zero2
 from tests.patience import patience
 from tests.unit.checkpoint_saves import BYTES, CUTS, STATE, check_saved, drafts, save_all, savers
@@ -104,6 +107,72 @@ def test_a_note_of_a_failed_save_is_not_taken_for_one_of_the_next(tmp_path: Path
     assert alone is not None
     assert "no word from process 1" in alone.error
     assert place.checkpoints() == []
+
+
+def test_a_place_that_is_away_is_told_from_one_that_refuses(tmp_path: Path) -> None:
+    class Failing(DirectoryPlace):
+        error: type[StorageError] = StorageError
+
+        def publish(self, name: CheckpointName, file: StoredFile) -> None:
+            raise self.error(f"{name}: 503")
+
+    good, parts = DirectoryPlace(tmp_path), snapshots(STATE, CUTS)
+    for step, error in enumerate((StorageAwayError, StorageError)):
+        failing = Failing(tmp_path)
+        failing.error = error
+        both = [Saver(good, 0, 2, "run"), Saver(failing, 1, 2, "run")]
+        for outcome in save_all(both, step, parts):
+            assert "503" in outcome.error
+            assert outcome.away == (error is StorageAwayError)
+
+
+@pytest.mark.parametrize(("uri", "waits"), [("s3://bucket/a", True), ("/shared/a", False)])
+def test_who_waits_for_a_save_on_s3_does_not_hang(tmp_path: Path, uri: str, waits: bool) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(DirectoryPlace):
+        def publish(self, name: CheckpointName, file: StoredFile) -> None:
+            begun.set()
+            assert go_on.wait(patience(60))
+
+    place = Slow(tmp_path)
+    place.store.uri = uri
+    saver = Saver(place, 0, 1, "run")
+    saver.save(
+        CheckpointName(1, 1), snapshots(STATE, {"mllm": zero2(STATE.parameters["mllm"], 1)})[0]
+    )
+    assert begun.wait(patience(60))
+    assert not waits_for_storage()
+    waiting = threading.Thread(target=saver.wait)
+    waiting.start()
+    deadline = time.monotonic() + (patience(60) if waits else 0.2)
+    while not waits_for_storage() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert waits_for_storage() == waits
+    go_on.set()
+    waiting.join()
+    assert not waits_for_storage()
+
+
+def test_notes_that_are_known_are_not_read_again(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    class Counting(DirectoryPlace):
+        def reports(self, name: CheckpointName, known: Collection[int] = ()) -> dict[int, bytes]:
+            asked.append(sorted(known))
+            return super().reports(name, known)
+
+    place, parts = Counting(tmp_path), snapshots(STATE, CUTS)
+    both = savers(place)
+    both[0].save(CheckpointName(1, 1), parts[0])
+    while [0] not in asked:
+        time.sleep(0.01)
+    both[1].save(CheckpointName(1, 1), parts[1])
+    outcome = both[0].wait()
+    assert outcome is not None
+    assert not outcome.error
+    assert place.reports(CheckpointName(1, 1), [0, 1]) == {}
+    check_saved(place, [1])
 
 
 def test_a_checkpoint_that_is_there_already_is_left_as_it_is(tmp_path: Path) -> None:

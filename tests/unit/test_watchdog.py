@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from prs_med.train.heartbeat import Phase
-from prs_med.train.watchdog import Report, diagnosis
+import threading
+import time
+
+import pytest
+
+from prs_med.data.order import Rank
+from prs_med.storage.retry import waiting_for_storage
+from prs_med.train import watchdog
+from prs_med.train.heartbeat import Heartbeat, Phase
+from prs_med.train.watchdog import Report, Watchdog, diagnosis
+from tests.patience import patience
 
 
 def report(step: int, phase: Phase, stack: str = "") -> Report:
@@ -43,3 +52,42 @@ def test_all_at_one_point() -> None:
     alone = diagnosis({0: report(3, "waiting for data", "in load_image")}, 1)
     assert alone.startswith("rank 0 (node3")
     assert "in load_image" in alone
+
+
+class Shared:
+    """What PyTorch keeps for its processes, of two in one."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def add(self, key: str, by: int) -> int:
+        self.counts[key] = self.counts.get(key, 0) + by
+        return self.counts[key]
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a watchdog ends its process, which it does not here."""
+    shared, event = Shared(), threading.Event()
+    monkeypatch.setattr(watchdog, "_store", lambda: shared)
+    monkeypatch.setattr(Watchdog, "_end", lambda self: event.set())
+    monkeypatch.setattr(Watchdog, "_guard", lambda self: None)
+    return event
+
+
+@pytest.mark.parametrize("which", ["itself", "another"])
+def test_a_process_that_waits_for_storage_does_not_hang_nor_do_the_others(
+    ended: threading.Event, which: str
+) -> None:
+    with Watchdog(Heartbeat(), Rank(0, 2), 0.4) as own:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            if which == "itself":
+                with waiting_for_storage():
+                    time.sleep(0.3)
+            else:
+                watchdog._store().add(watchdog._WAITS, 1)
+                time.sleep(0.1)
+        assert not ended.is_set()
+        assert own._thread.is_alive()
+        assert ended.wait(patience(30))
