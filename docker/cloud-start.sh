@@ -104,13 +104,26 @@ in_container() { # WORDS...
     return "$status"
 }
 
+# Whether the run saved and ended as somebody asked, and not because S3 was away.
+stopped() {
+    local file=$WORK/runs/run/status.json
+    [ "$file" -nt "$WORK/began" ] && grep -qs '"state": "stopped"' "$file"
+}
+
+away=0
 until docker pull --quiet "$IMAGE"; do
     [ "$((tries = ${tries:-0} + 1))" -lt 5 ] || finish 1 "cannot pull $IMAGE"
     sleep 10
 done
 if [ -n "${WEIGHTS:-}" ]; then
-    in_container python docker/fetch_weights.py "$WEIGHTS" /cache/weights ||
-        finish 1 "cannot fetch $WEIGHTS"
+    until in_container python docker/fetch_weights.py "$WEIGHTS" /cache/weights; do
+        status=$?
+        away=$((away + 1))
+        if [ $status -ne 75 ] || [ -n "$ASKED" ] || [ $away -ge "${MAX_OUTAGES:-50}" ]; then
+            finish 1 "cannot fetch $WEIGHTS"
+        fi
+        sleep "${PAUSE_S:-10}"
+    done
 fi
 watch_for_the_end >/dev/null 2>&1 &
 WATCHER=$!
@@ -119,6 +132,7 @@ crashes=0
 away=0
 while true; do
     began=$SECONDS
+    : >"$WORK/began"
     in_container train --deepspeed ds_configs/zero2.json --data "$DATA" \
         --checkpoint_uri "$CHECKPOINTS" --save_dir runs/run --resume auto \
         ${settings[@]+"${settings[@]}"}
@@ -127,7 +141,7 @@ while true; do
         0) finish 0 "complete" ;;
         2 | 3) finish $status "ended with $status: nothing that another start would change" ;;
         75)
-            if [ -n "$ASKED" ] || grep -qs '"state": "stopped"' "$WORK/runs/run/status.json"; then
+            if [ -n "$ASKED" ] || stopped; then
                 finish 75 "saved and ended; the same start goes on"
             fi
             away=$((away + 1))

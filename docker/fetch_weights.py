@@ -7,14 +7,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from prs_med.programs.program import refused
+from prs_med.storage.failures import folder_error
 from prs_med.storage.location import open_store
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageError, Store
 
 PIECE = 64 << 20
 
 
+def fetch(store: Store, name: str, size: int, target: Path) -> None:
+    """Copy one file, which gets its name when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(target.name + ".part")
+    with unfinished.open("wb") as file:
+        for start in range(0, size, PIECE):
+            file.write(store.read(name, start, min(PIECE, size - start)))
+    unfinished.replace(target)
+
+
 def main(uri: str, folder: str) -> int:
-    """The exit status: 0 if all files are there, complete."""
+    """The exit status: 0 if all files are there, complete; 2, or 75 where S3 is away."""
     try:
         store = open_store(uri)
         names = store.names()
@@ -27,15 +39,14 @@ def main(uri: str, folder: str) -> int:
             target = Path(folder, name)
             if target.exists() and target.stat().st_size == size:
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = target.with_name(target.name + ".part")
-            with unfinished.open("wb") as file:
-                for start in range(0, size, PIECE):
-                    file.write(store.read(name, start, min(PIECE, size - start)))
-            unfinished.replace(target)
-    except (StorageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            try:
+                fetch(store, name, size, target)
+            except StorageError:
+                raise
+            except OSError as error:
+                raise folder_error(str(target), error) from error
+    except StorageError as error:
+        return refused(error)
     return 0
 
 

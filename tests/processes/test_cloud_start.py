@@ -27,6 +27,11 @@ stop) kill -TERM "$(cat "$STAND_IN/pid")" ;;
 run)
     how=$(head -1 "$STAND_IN/ends")
     sed -i 1d "$STAND_IN/ends"
+    if [ "$how" = stopped ]; then
+        mkdir -p "$WORK/runs/run"
+        echo '{"state": "stopped", "step": 7, "reason": "STOP"}' >"$WORK/runs/run/status.json"
+        exit 75
+    fi
     [ "$how" = stays ] || exit "${how:-0}"
     echo $$ >"$STAND_IN/pid"
     trap 'exit 75' TERM
@@ -135,14 +140,18 @@ def test_s3_that_is_away_is_waited_for_by_starts_that_are_no_crashes(machine: Ma
     assert "storage was away 2 times in a row" in output
 
 
-@pytest.mark.parametrize("status", [2, 3, 75])
-def test_what_another_start_would_not_change_ends_it(machine: Machine, status: int) -> None:
-    run = machine.folder / "work" / "runs" / "run"
-    run.mkdir(parents=True)
-    (run / "status.json").write_text('{"state": "stopped", "step": 7, "reason": "STOP"}')
-    ended, _ = machine.run(str(status))
+@pytest.mark.parametrize(("end", "status"), [("2", 2), ("3", 3), ("stopped", 75)])
+def test_what_another_start_would_not_change_ends_it(
+    machine: Machine, end: str, status: int
+) -> None:
+    ended, _ = machine.run(end)
     assert ended == status
     assert sum(call.startswith("run") for call in machine.calls) == 1
+
+
+def test_an_earlier_stop_is_not_taken_for_one_of_a_start_without_s3(machine: Machine) -> None:
+    assert machine.run("stopped")[0] == 75
+    assert machine.run("75", "0")[0] == 0
 
 
 @pytest.mark.parametrize("missing", ["IMAGE", "DATA", "CHECKPOINTS"])
@@ -162,6 +171,7 @@ def test_weights_are_fetched_first(machine: Machine) -> None:
     status, output = machine.run("1", WEIGHTS="s3://bucket/weights")
     assert status == 1
     assert "cannot fetch s3://bucket/weights" in output
+    assert machine.run("75", "75", "0", "0", WEIGHTS="s3://bucket/weights")[0] == 0
 
 
 def test_asked_to_end_it_lets_training_save(machine: Machine) -> None:
