@@ -373,14 +373,15 @@ def test_processes_that_share_a_staging_folder_do_not_meet(server: Server) -> No
     """As those of several containers do, in which all have the same process id."""
     store, shared, name = store_of(server), server.staging / "shared", CheckpointName(1, 1)
     places = [S3Place(store, shared) for _ in range(2)]
-    places[1].writer = "run-01-00001"
     staged = places[1].begin(name) / "file"
     staged.write_bytes(b"not sent yet")
     places[0].begin(name)
     places[0].report(name, 0, b"{}")
     assert staged.read_bytes() == b"not sent yet"
-    assert [path.name for path in shared.iterdir()] == [f".draft-{name}-run-01-00001"]
+    assert list(shared.iterdir()) == [staged.parent]
     places[1].discard(name)
+    places[1].writer = "run-01-00001"
+    assert places[1].begin(name).name == f".draft-{name}-run-01-00001"
     assert not save(places, parts(1), name).error
     check_saved(places[0], [1])
     assert list(shared.iterdir()) == []
