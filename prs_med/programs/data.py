@@ -84,7 +84,8 @@ def run_build(settings: BuildSettings) -> int:
     _list("images or masks are in several splits", built.index.duplicates)
     if built.removed:
         print(f"{built.removed} shards of an earlier build that was not finished were removed")
-    _list("leftovers could not be removed", built.left)
+    for line in built.left:
+        print(f"not removed: {line}")
     for name, split in built.index.splits.items():
         print(f"{name}: {split.rows} images, {split.targets} questions, {len(split.shards)} shards")
     state = f"{built.written} shards written" if built.written else "there already"
