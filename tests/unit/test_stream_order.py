@@ -59,11 +59,12 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(
             assert sorted(taken) == expected[step * size : (step + 1) * size]
 
 
-def test_ranks_that_divide_the_streams_share_no_row_group() -> None:
-    order = StreamOrder([10] * 64, 0, global_batch=32, window=32)
+@pytest.mark.parametrize("batch", [32, 64])
+def test_ranks_that_divide_the_streams_share_no_row_group(batch: int) -> None:
+    order = StreamOrder([10] * 64, 0, global_batch=batch, window=32)
     assert order.streams == 32
     for world in (2, 4, 8):
-        steps = order.units // 32
+        steps = order.units // batch
         groups = [
             {unit.group for step in range(steps) for unit in order.part(step, Rank(rank, world))}
             for rank in range(world)
