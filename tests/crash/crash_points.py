@@ -116,12 +116,12 @@ class CrashPoints:
     def _wrap_s3(self) -> None:
         new_client = s3._new_client
 
-        def crashing_client() -> Any:
-            client = new_client()
+        def crashing_client(uri: str, bucket: str) -> Any:
+            client, anonymous = new_client(uri, bucket)
             for operation, verb in (("put_object", "PUT"), ("delete_object", "DELETE")):
                 plain = getattr(client, operation)
                 setattr(client, operation, self._crashing(plain, functools.partial(_verb, verb)))
-            return client
+            return client, anonymous
 
         s3._new_client = crashing_client
 
