@@ -23,6 +23,8 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    # Of damaged metadata, and of sizes that have limits of their own here.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for library in ("bitsandbytes", "torch.distributed"):
         logging.getLogger(library).setLevel(logging.ERROR)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prs_med.mask_classes import MaskClass
+
 
 class DataError(ValueError):
     """A row or a file of the data set is wrong.
@@ -25,7 +27,7 @@ class Record:
     """The image itself, never the mask, whichever of them the row named."""
 
     mask_path: Path
-    """The mask of the structure the question asks about."""
+    """The mask of the structure the question asks about, or a map of several classes."""
 
     question: str
     """The question, never empty."""
@@ -48,6 +50,9 @@ class Record:
 
     task: str = ""
     """Task that ``--tasks`` may name; empty where neither column, folder nor file name tells."""
+
+    mask_class: MaskClass | None = None
+    """The class of the mask that the question asks about, if the mask shows several."""
 
     root: Path = Path("/")
     """The data root, its links followed. Where an image lies below it is the image's identity."""

@@ -14,14 +14,9 @@ from torch.utils.data import Dataset
 
 from prs_med.batch import UNKNOWN_MODALITY
 from prs_med.data.augment import Augmentation, Target
+from prs_med.data.clip_input import pad_to_square, resize_shortest_edge_center_crop
 from prs_med.data.geometry import Fit
-from prs_med.data.images import (
-    check_same_size,
-    load_image,
-    load_mask,
-    pad_to_square,
-    resize_shortest_edge_center_crop,
-)
+from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.order import sample_at
 from prs_med.data.prompt import EncodedText, PromptEncoder
 from prs_med.data.records import DataError, Record
@@ -139,7 +134,7 @@ class SampleDataset(Dataset[Sample]):
         record = self.records[index]
         try:
             image = load_image(record.image_path)
-            mask = load_mask(record.mask_path)
+            mask = load_mask(record.mask_path, record.mask_class)
             check_same_size(image, mask, record.row_id)
             target = Target(mask, record.question, record.answer)
             (sample,) = self._preparation.samples(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from prs_med.answering_config import UsedModelSettings
-from prs_med.data.images import load_image
+from prs_med.data.images import as_rgb, load_image
 from prs_med.data.samples import prepare_images
 from prs_med.evaluate.generate import Sampling, predict
 from prs_med.evaluate.post_processing import PostProcessing
@@ -105,14 +105,17 @@ class Answerer:
             torch.cuda.empty_cache()
 
     def ask(self, image: Image.Image | str | PathLike[str], question: str) -> Answer:
-        """The answer to one question about an image, or about the image in a file.
+        """The answer to one question about an image of any kind that files may have, or about the
+        image in a file.
 
         Raises:
-            DataError: the file cannot be read.
+            DataError: it cannot be used: :func:`prs_med.data.images.load_image` says what can.
         """
-        if not isinstance(image, Image.Image):
-            image = load_image(Path(image))
-        return self.answer([image.convert("RGB")], [question])[0]
+        if isinstance(image, Image.Image):
+            rgb = as_rgb(image, "the image")
+        else:
+            rgb = load_image(Path(image))
+        return self.answer([rgb], [question])[0]
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[Answer]:
         """Answers to one question about each image (RGB, of any size), computed together.

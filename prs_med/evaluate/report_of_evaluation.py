@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from prs_med.data.images import load_mask
 from prs_med.data.records import DataError
 from prs_med.evaluate.evaluation import MASKS, Evaluation, mask_name
 from prs_med.evaluate.questions import Questions
@@ -86,11 +87,8 @@ def _pixels(questions: Questions, row: Mapping[str, Any]) -> Pixels:
 
 def _mask(file: Path) -> np.ndarray:
     try:
-        with Image.open(file, formats=["PNG"]) as image:
-            return np.asarray(image) > 0
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        return load_mask(file).astype(bool)
+    except DataError as error:
         raise DataError(
-            f"{file}: {reason}; pictures need the masks of the evaluation, --pictures 0 does "
-            "without"
+            f"{error}; pictures need the masks of the evaluation, --pictures 0 does without"
         ) from None

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from prs_med.data.images import decode_image, decode_mask
 from prs_med.report.cases import Case
 from prs_med.report.training_report import write_training_report
 from prs_med.train.status import STATUS
@@ -94,8 +92,7 @@ def _cases(folder: Path) -> Sequence[Case]:
 
 
 def _case(folder: Path, example: dict[str, Any]) -> Case:
-    with Image.open(folder / example["image"]) as image:
-        shown = image.convert("RGB")
+    image, truth, predicted = (folder / example[name] for name in ("image", "truth", "predicted"))
     return Case(
         title=example["row_id"],
         kind="example",
@@ -105,12 +102,7 @@ def _case(folder: Path, example: dict[str, Any]) -> Case:
         predicted_answer=example["predicted_answer"],
         scores={"dice": example["dice"]},
         zone_correct=example["zone_correct"],
-        image=shown,
-        truth=_mask(folder / example["truth"]),
-        predicted=_mask(folder / example["predicted"]),
+        image=decode_image(image.read_bytes(), str(image)),
+        truth=decode_mask(truth.read_bytes(), str(truth)).astype(bool),
+        predicted=decode_mask(predicted.read_bytes(), str(predicted)).astype(bool),
     )
-
-
-def _mask(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("L")) > 0

@@ -13,13 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from prs_med.data.images import (
-    check_same_size,
-    load_image,
-    load_mask,
-    pad_to_square,
-    resize_shortest_edge_center_crop,
-)
+from prs_med.data.clip_input import pad_to_square, resize_shortest_edge_center_crop
+from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.records import DataError
 
 EDGES = st.integers(1, 60)

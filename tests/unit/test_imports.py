@@ -16,6 +16,7 @@ SETTINGS = {
     "command_line",
     "config",
     "data_config",
+    "mask_classes",
     "old_spellings",
     "plan_config",
     "settings_io",
