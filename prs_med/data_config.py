@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prs_med.checked_settings import (
     CheckedSettings,
@@ -15,12 +15,24 @@ from prs_med.checked_settings import (
     setting,
 )
 from prs_med.config import RowSettings
+from prs_med.mask_classes import ALLOWED as CLASSES_ALLOWED
+from prs_med.mask_classes import are_classes
 
 _POSITION_WORDS = (
     "Words for places in other languages than English: de, es, fr, zh, or YAML files, separated by "
     "commas (default: English alone)"
 )
 _WORKERS = "Threads that read and decode"
+
+
+def _classes_setting(what: str) -> Any:
+    """The setting of the classes of masks; ``what`` the command makes of them."""
+    return setting(
+        None,
+        f"Numbers and names of classes in masks that show several, such as 1:tumor,2:cyst: {what}",
+        are_classes,
+        CLASSES_ALLOWED,
+    )
 
 
 @dataclass(kw_only=True)
@@ -37,6 +49,7 @@ class BuildSettings(RowSettings):
         False,
         "Accept and list images or masks whose bytes are in several splits, rather than stop",
     )
+    classes: str | None = _classes_setting("each row's mask is the class that its question names")
     shuffle: bool = setting(
         True, "Store training images in an order drawn by SEED, so that each read is a mixture"
     )
@@ -136,6 +149,7 @@ class AnnotateSettings(CheckedSettings):
     structure: str | None = setting(
         None, "What the masks show, such as tumor (default: by task, else finding)"
     )
+    classes: str | None = _classes_setting("each is asked about")
     questions_per_target: int = setting(
         1, "Differently worded questions about each structure", positive, "a positive number"
     )
@@ -183,6 +197,7 @@ class SlicesSettings(CheckedSettings):
     label: int | None = setting(
         None, "Mask value that counts (default: all above 0)", positive, "a positive number"
     )
+    classes: str | None = _classes_setting("each has masks of its own")
     every: int = setting(1, "Take every n-th slice", positive, "a positive number")
     keep_empty: bool = setting(False, "Also write slices whose mask is empty")
     num_workers: int = setting(4, _WORKERS, positive, "a positive number")

@@ -4,13 +4,15 @@ The positions follow :mod:`prs_med.data.position`. A mask of one piece is asked 
 several pieces each is asked about by itself, as the first, second, third ... structure, counted in
 reading order (by the middles of their boxes from top to bottom, and from left to right where these
 are level); its mask is written to a folder beside the masks. Of more than five pieces the five
-largest are asked about, and counted among themselves.
+largest are asked about, and counted among themselves. A mask of several classes is asked about as
+if each of them had a mask of its own.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,11 +20,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from prs_med.data.components import pieces
-from prs_med.data.images import check_same_size, load_image, load_mask
+from prs_med.data.images import (
+    check_same_size,
+    decode_mask,
+    encode_mask,
+    load_image,
+    read_bytes,
+)
 from prs_med.data.pairs import Pair, check_pairs, find_pairs, part_path
 from prs_med.data.position import position_of, position_statement
 from prs_med.data.question_templates import (
@@ -34,6 +41,7 @@ from prs_med.data.question_templates import (
     structure_of,
 )
 from prs_med.data.records import DataError
+from prs_med.mask_classes import MaskClass
 from prs_med.storage.directory import DirectoryStore
 
 __all__ = ["Pair", "Summary", "annotate", "find_pairs"]
@@ -57,6 +65,8 @@ class Summary:
     """Empty masks: their images have no row."""
     too_small: list[PurePosixPath] = field(default_factory=list)
     """Masks whose pieces are all too small: their images have no row."""
+    of_class: Counter[str] = field(default_factory=Counter)
+    """Masks that are asked about, by class, where classes are named."""
 
     def text(self) -> str:
         """All of it in words, with the masks that have no row."""
@@ -66,6 +76,7 @@ class Summary:
             f"{self.dropped} pieces left out because they are smaller than --min_component",
             f"{self.left_out} pieces left out because their masks have {len(ORDINALS)} larger ones",
         ]
+        lines += [f"{count} masks show {name}" for name, count in self.of_class.items()]
         for masks, what in (
             (self.empty, "masks are empty and have no question"),
             (self.too_small, "masks have only pieces below --min_component and no question"),
@@ -86,6 +97,7 @@ def annotate(
     workers: int,
     show_progress: bool,
     questions_per_target: int = 1,
+    classes: Sequence[MaskClass] = (),
 ) -> Summary:
     """Write a CSV file with questions about these images, and the masks of single pieces.
 
@@ -106,6 +118,7 @@ def annotate(
         workers: threads that read, decode and write.
         show_progress: draw a bar.
         questions_per_target: differently worded questions about each structure.
+        classes: the classes of masks that show several, instead of ``structure``.
 
     Raises:
         DataError: an image or mask that cannot be read, or that differ in size; names that would
@@ -120,11 +133,13 @@ def annotate(
             f"{questions_per_target} questions about each structure: there are "
             f"{len(GENERAL_QUESTIONS)} wordings; use a number from 1 to {len(GENERAL_QUESTIONS)}"
         )
-    names = _names(ordered, structure)
+    names = _names(ordered, structure, classes)
     _check_one_name(ordered, names)
-    check_pairs(ordered)
-    look = partial(_look, root, min_component, seed, questions_per_target)
+    check_pairs(ordered, classes)
+    store = DirectoryStore(root, through_links=False)
+    look = partial(_look, store, root, min_component, seed, questions_per_target, classes)
     summary = Summary(images=len({pair.image for pair in ordered}))
+    summary.of_class.update({one.name: 0 for one in classes})
     rows: list[dict[str, str]] = []
     with (
         ThreadPoolExecutor(max(1, workers)) as pool,
@@ -138,10 +153,11 @@ def annotate(
     ):
         for pair, looked in looks:
             rows += looked.rows
-            summary.several += looked.pieces > 1
+            summary.several += looked.several
             summary.dropped += looked.dropped
             summary.left_out += looked.left_out
-            if not looked.pieces:
+            summary.of_class.update(looked.classes)
+            if not looked.rows:
                 (summary.too_small if looked.dropped else summary.empty).append(pair.mask)
     summary.rows = len(rows)
     if not rows:
@@ -154,26 +170,46 @@ def annotate(
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    DirectoryStore(output.parent).write(output.name, text.getvalue().encode())
+    if output.is_relative_to(data_root):
+        store.write(output.relative_to(data_root).as_posix(), text.getvalue().encode())
+    else:
+        DirectoryStore(output.parent).write(output.name, text.getvalue().encode())
     return summary
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Looked:
     """What was found in one mask; see :class:`prs_med.data.components.Pieces`."""
 
-    pieces: int
-    dropped: int
-    left_out: int
-    rows: list[dict[str, str]]
+    several: int = 0
+    """How many of its classes have several pieces that count."""
+    dropped: int = 0
+    left_out: int = 0
+    rows: list[dict[str, str]] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    """The classes that are asked about."""
 
 
-def _names(pairs: Sequence[Pair], structure: str | None) -> list[str]:
-    """What each mask shows."""
+def _names(pairs: Sequence[Pair], structure: str | None, classes: Sequence[MaskClass]) -> list[str]:
+    """What each mask shows; of one with several classes, all of them."""
     if structure is not None and not structure.strip():
         raise DataError("the name of the structure is empty: name what the masks show")
-    names = [structure.strip() if structure else structure_of(pair.task) for pair in pairs]
-    for name in sorted(set(names)):
+    if structure is not None and classes:
+        raise DataError("--structure and --classes exclude each other: give one of them")
+    named = next((pair for pair in pairs if pair.structure), None)
+    if classes and named:
+        raise DataError(
+            f"{named.mask}: the pairs name its structure, {named.structure}, and --classes names "
+            "classes: drop one of them"
+        )
+    if classes:
+        names = [" and ".join(one.name for one in classes)] * len(pairs)
+    else:
+        names = [
+            pair.structure or (structure.strip() if structure else structure_of(pair.task))
+            for pair in pairs
+        ]
+    for name in sorted({one.name for one in classes} or set(names)):
         if not is_readable(name):
             raise DataError(
                 f"structure {name!r}: its words hide the position in answers; use a name without "
@@ -196,50 +232,71 @@ def _check_one_name(pairs: Sequence[Pair], names: Sequence[str]) -> None:
 
 
 def _look(
-    root: Path, min_component: float, seed: int, questions: int, pair: Pair, structure: str
+    store: DirectoryStore,
+    root: Path,
+    min_component: float,
+    seed: int,
+    questions: int,
+    classes: Sequence[MaskClass],
+    pair: Pair,
+    structure: str,
 ) -> _Looked:
     """Find the pieces of a mask, write those that need masks of their own, and make the rows."""
-    mask = load_mask(root / pair.mask)
-    check_same_size(load_image(root / pair.image), mask, str(pair.image))
-    found = pieces(mask, min_component, most=len(ORDINALS))
-    rows = []
-    for number, piece in enumerate(found.masks, start=1):
-        path = pair.mask
-        if len(found.masks) > 1 or found.dropped:
-            path = part_path(pair.mask, number)
-            _write_mask(root, path, piece)
-        name, counted = structure, ""
-        if len(found.masks) > 1:
-            name = f"{ORDINALS[number - 1]} {structure}"
-            among = " among the five largest" if found.left_out else ""
-            counted = f"counted from the top{among}"
-        position = position_of(piece)
-        for question, answer in questions_and_answers(
-            name,
-            counted,
-            kind_of(pair.modality, pair.task),
-            position,
-            key=f"{seed}\0{pair.image}\0{number}",
-            count=questions,
-        ):
-            rows.append(
-                {
-                    "image_path": str(pair.image),
-                    "mask_path": str(path),
-                    "question": question,
-                    "answer": answer,
-                    "position": position_statement(name, position),
-                    "modality": pair.modality or pair.task,
-                    "task": pair.task,
-                    "split": pair.split,
-                    "patient_id": pair.patient_id,
-                }
+    looked = _Looked()
+    image, data = load_image(root / pair.image), read_bytes(root / pair.mask)
+    for one in classes or (None,):
+        mask = decode_mask(data, str(root / pair.mask), one)
+        check_same_size(image, mask, str(pair.image))
+        found = pieces(mask, min_component, most=len(ORDINALS))
+        looked.several += len(found.masks) > 1
+        looked.dropped += found.dropped
+        looked.left_out += found.left_out
+        if one is not None and found.masks:
+            looked.classes.append(one.name)
+        alone = len(found.masks) == 1 and not found.dropped
+        for number, piece in enumerate(found.masks, start=1):
+            path = pair.mask
+            if one is not None or not alone:
+                path = part_path(pair.mask, None if alone else number, one)
+                store.write(str(path), encode_mask(piece))
+            name, counted = one.name if one else structure, ""
+            if len(found.masks) > 1:
+                name = f"{ORDINALS[number - 1]} {name}"
+                among = " among the five largest" if found.left_out else ""
+                counted = f"counted from the top{among}"
+            key = f"{pair.image}\0{one.name}" if one else str(pair.image)
+            looked.rows += _rows(
+                pair, path, piece, name, counted, f"{seed}\0{key}\0{number}", questions
             )
-    return _Looked(len(found.masks), found.dropped, found.left_out, rows)
+    return looked
 
 
-def _write_mask(root: Path, path: PurePosixPath, mask: np.ndarray) -> None:
-    """Write a mask (H, W) bool as a PNG file of 0 and 255."""
-    data = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(data, format="PNG")
-    DirectoryStore(root).write(str(path), data.getvalue())
+def _rows(
+    pair: Pair,
+    mask: PurePosixPath,
+    piece: np.ndarray,
+    name: str,
+    counted: str,
+    key: str,
+    questions: int,
+) -> list[dict[str, str]]:
+    """The rows about one piece, (H, W) bool, in its file; ``name`` and ``counted`` are its words,
+    and ``key`` chooses those of the questions."""
+    position = position_of(piece)
+    kind = kind_of(pair.modality, pair.task)
+    return [
+        {
+            "image_path": str(pair.image),
+            "mask_path": str(mask),
+            "question": question,
+            "answer": answer,
+            "position": position_statement(name, position),
+            "modality": pair.modality or pair.task,
+            "task": pair.task,
+            "split": pair.split,
+            "patient_id": pair.patient_id,
+        }
+        for question, answer in questions_and_answers(
+            name, counted, kind, position, key=key, count=questions
+        )
+    ]

@@ -19,6 +19,7 @@ from prs_med.data.paths import (
 )
 from prs_med.data.records import DataError
 from prs_med.data.table import Row, read_table
+from prs_med.mask_classes import MaskClass
 
 # What operating systems leave in folders that they show.
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
@@ -38,6 +39,8 @@ class Pair:
     """The task where no column tells."""
     patient_id: str
     """Patient or study; empty where no column tells."""
+    structure: str = ""
+    """What the mask shows; empty where no column tells."""
 
 
 def find_pairs(data_root: Path, pairs_csv: Path | None) -> list[Pair]:
@@ -64,25 +67,31 @@ def find_pairs(data_root: Path, pairs_csv: Path | None) -> list[Pair]:
     return _of_folders(root) if pairs_csv is None else _of_table(root, pairs_csv)
 
 
-def part_path(mask: PurePosixPath, number: int) -> PurePosixPath:
-    """Where the mask of a single piece goes: ``lung_CT/train_masks_parts/a_1.png``.
+def part_path(
+    mask: PurePosixPath, number: int | None, shown: MaskClass | None = None
+) -> PurePosixPath:
+    """Where the mask of a single piece goes: ``lung_CT/train_masks_parts/a_1.png``, of a class
+    ``a_tumor.1.png``, or ``a_tumor.png`` with all pieces.
 
     The folder's name does not end in ``masks``, so it is never searched for masks.
 
     Args:
         mask: the mask with all pieces, relative to the data root.
-        number: number of the piece, from 1.
+        number: number of the piece, from 1; None for all.
+        shown: the class, of a mask with several.
     """
+    of_class = f"_{shown.file_name}" if shown else ""
+    of_piece = "" if number is None else f"{'.' if shown else '_'}{number}"
     folders = list(mask.parts[:-1])
     store = _store_folder(mask)
     if folders:
         folders[-1 if store is None else store] += "_parts"
     else:
         folders = ["masks_parts"]
-    return PurePosixPath(*folders, f"{mask.stem}_{number}.png")
+    return PurePosixPath(*folders, f"{mask.stem}{of_class}{of_piece}.png")
 
 
-def check_pairs(pairs: Sequence[Pair]) -> None:
+def check_pairs(pairs: Sequence[Pair], classes: Sequence[MaskClass] = ()) -> None:
     """Refuse pairs that no annotation file can hold together.
 
     Raises:
@@ -99,12 +108,13 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
         )
     owners: dict[PurePosixPath, PurePosixPath] = {}
     for pair in pairs:
-        owner = owners.setdefault(part_path(pair.mask, 1), pair.mask)
-        if owner != pair.mask:
-            raise DataError(
-                f"masks {owner} and {pair.mask} differ in their extension alone, so their pieces "
-                "would have one name: rename one of them"
-            )
+        for one in classes or (None,):
+            owner = owners.setdefault(part_path(pair.mask, 1, one), pair.mask)
+            if owner != pair.mask:
+                raise DataError(
+                    f"masks {owner} and {pair.mask} are named so alike that their pieces would "
+                    "have one name: rename one of them"
+                )
 
 
 def _of_folders(root: Path) -> list[Pair]:
@@ -218,6 +228,7 @@ def _of_row(root: Path, columns: list[str], row: Row, file_split: str) -> Pair:
         split=split_of(values) or file_split or split_of_folder(image),
         modality=values.get("modality") or task,
         patient_id=group_of_columns(values, GROUP_COLUMNS),
+        structure=values.get("structure", ""),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import Annotations, read_annotations
 from prs_med.data.split import Splits, divide
+from prs_med.mask_classes import MaskClass, class_named
 
 
 def read_records(settings: RowSettings) -> Annotations:
@@ -38,6 +40,37 @@ def annotation_paths(setting: str | None) -> list[Path] | None:
     if setting is None:
         return None
     return [Path(part) for part in names_in(setting)]
+
+
+def choose_classes(
+    records: Sequence[Record], classes: Sequence[MaskClass], on_bad_rows: str
+) -> tuple[list[Record], list[str]]:
+    """Give each row the class of its mask that its question asks about: the one whose name stands
+    in the question, or else in the answer.
+
+    Returns:
+        The rows, and messages about those that ask about none or several.
+
+    Raises:
+        DataError: for the first of the latter, unless ``on_bad_rows`` is ``skip``.
+    """
+    chosen: list[Record] = []
+    bad_rows: list[str] = []
+    for record in records:
+        found = class_named(classes, record.question) or class_named(classes, record.answer)
+        if found:
+            chosen.append(replace(record, mask_class=found))
+            continue
+        names = ", ".join(one.name for one in classes)
+        bad_rows.append(
+            f"{record.row_id}: neither question nor answer names one class alone of --classes "
+            f"({names}), so that its mask is unknown"
+        )
+        if on_bad_rows == "error":
+            raise DataError(bad_rows[0])
+    if not chosen:
+        raise DataError(f"no usable row, the first of {len(bad_rows)} bad ones: {bad_rows[0]}")
+    return chosen, bad_rows
 
 
 @dataclass(frozen=True)
@@ -93,7 +126,8 @@ def _problem_of(record: Record, prompts: PromptEncoder | None) -> str | None:
     try:
         if prompts is not None:
             prompts.encode(record.question, record.answer, record.row_id)
-        check_same_size(load_image(record.image_path), load_mask(record.mask_path), record.row_id)
+        mask = load_mask(record.mask_path, record.mask_class)
+        check_same_size(load_image(record.image_path), mask, record.row_id)
     except DataError as error:
         message = str(error)
         return message if message.startswith(record.row_id) else f"{record.row_id}: {message}"

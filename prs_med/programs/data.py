@@ -37,6 +37,7 @@ from prs_med.data_config import (
     StatsSettings,
     SynthesizeSettings,
 )
+from prs_med.mask_classes import parse_classes
 from prs_med.programs.commands import Command, run_command
 from prs_med.programs.program import program
 from prs_med.storage.results_folder import check_file, check_folder, claim_folder
@@ -51,13 +52,21 @@ def main(argv: Sequence[str]) -> int:
 
 def run_build(settings: BuildSettings) -> int:
     """``build``."""
+    if "://" not in settings.output:
+        check_folder("output", settings.output)
+
     from prs_med.data.dataset.build import Layout, build
-    from prs_med.data.rows import divide_usable, read_records
+    from prs_med.data.rows import choose_classes, divide_usable, read_records
     from prs_med.storage.location import open_store
 
     annotations = read_records(settings)
+    records = annotations.records
+    unclassed: list[str] = []
+    if settings.classes:
+        classes = parse_classes(settings.classes)
+        records, unclassed = choose_classes(records, classes, settings.on_bad_rows)
     splits, unusable = divide_usable(
-        annotations.records, settings, settings.seed, settings.num_workers, show_progress=True
+        records, settings, settings.seed, settings.num_workers, show_progress=True
     )
     _list("rows with commas outside quotes were repaired", annotations.repaired_rows)
     if splits.shared_groups:
@@ -80,7 +89,7 @@ def run_build(settings: BuildSettings) -> int:
         workers=settings.num_workers,
         show_progress=True,
     )
-    _list("bad rows were skipped", [*annotations.bad_rows, *unusable, *built.bad_rows])
+    _list("bad rows were skipped", [*annotations.bad_rows, *unclassed, *unusable, *built.bad_rows])
     _list("images or masks are in several splits", built.index.duplicates)
     if built.removed:
         print(f"{built.removed} shards of an earlier build that was not finished were removed")
@@ -166,6 +175,7 @@ def run_annotate(settings: AnnotateSettings) -> int:
         find_pairs(root, Path(settings.pairs) if settings.pairs else None),
         output,
         structure=settings.structure,
+        classes=parse_classes(settings.classes) if settings.classes else (),
         seed=settings.seed,
         min_component=settings.min_component,
         questions_per_target=settings.questions_per_target,
@@ -193,6 +203,7 @@ def run_slices(settings: SlicesSettings) -> int:
         window=settings.window,
         plane=settings.plane,
         label=settings.label,
+        classes=parse_classes(settings.classes) if settings.classes else (),
         every=settings.every,
         keep_empty=settings.keep_empty,
         workers=settings.num_workers,

@@ -22,9 +22,16 @@ UNFINISHED = ".unfinished-"
 class DirectoryStore:
     """A folder. A file gets its name when it is complete and on disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, through_links: bool = True) -> None:
+        """
+        Args:
+            folder: there or not.
+            through_links: write into folders outside, too, that links in it lead to. In a folder
+                that came from elsewhere, whoever made it would choose them.
+        """
         self.uri = str(folder)
         self._folder = folder
+        self._through_links = through_links
 
     def where(self, name: str) -> str:
         """The path of a file."""
@@ -35,7 +42,10 @@ class DirectoryStore:
         try:
             with open(self._path(name), "rb") as file:
                 file.seek(offset)
-                data = file.read(-1 if length is None else length)
+                if length is not None:
+                    # Room would be made for all of it, there or not.
+                    there = max(0, os.fstat(file.fileno()).st_size - offset)
+                data = file.read(-1 if length is None else min(length, there))
         except FileNotFoundError:
             raise MissingFileError(f"{self.where(name)}: no such file") from None
         except OSError as error:
@@ -129,6 +139,13 @@ class DirectoryStore:
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)
 
+    def _check_inside(self, folder: Path) -> None:
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self._folder)):
+            raise StorageError(
+                f"{folder}: is, or lies below, a link that leads out of {self._folder}; nothing is "
+                "written there: put a folder in its place"
+            )
+
     def _replace(
         self,
         name: str,
@@ -137,6 +154,8 @@ class DirectoryStore:
     ) -> None:
         """Fill a new file and give it its name once its bytes are on disk."""
         path = self._path(name)
+        if not self._through_links:
+            self._check_inside(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, unfinished = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)

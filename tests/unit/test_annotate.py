@@ -32,6 +32,8 @@ from prs_med.data.question_templates import (
 )
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import TASKS, read_annotations
+from prs_med.mask_classes import parse_classes
+from prs_med.storage.store import StorageError
 
 POSITIONS = [
     Position(zone, near) for zone in ZONES for near in (True, False) if near or zone != "center"
@@ -540,7 +542,7 @@ def test_what_cannot_be_annotated(tmp_path: Path) -> None:
     for pairs, message in (
         ([one, two], r"i/a\.png is of split 'val', but i/b\.png of none"),
         ([two, pair("i/b.png", "m/a.png")], r"i/b\.png has the masks m/a\.png and m/b\.png"),
-        ([pair("i/a.png", "m/a.png"), pair("i/c.png", "m/a.bmp")], "extension alone"),
+        ([pair("i/a.png", "m/a.png"), pair("i/c.png", "m/a.bmp")], "named so alike"),
         ([pair("e/e.png", "f/e.png")], "nothing to ask about"),
         ([pair("e/small.png", "m/a.png")], r"e/small\.png: the image is 32 x 32"),
         ([pair("i/gone.png", "m/a.png")], r"gone\.png: no such file"),
@@ -598,3 +600,90 @@ def test_real_masks_get_the_published_positions(sample_data: Path, tmp_path: Pat
             assert parse_position(record.position) == parse_position(row["position"])
             whole += 1
     assert whole >= 5
+
+
+# Several classes in one mask
+
+
+CLASSES = parse_classes("1:tumor,2:cyst,9:")
+
+
+def add_classes(root: Path, name: str, **boxes: tuple[int, int, int, int]) -> None:
+    """A mask with boxes of class ``v1``, ``v2`` and so on."""
+    mask = np.zeros((64, 64), np.uint8)
+    for value, box in boxes.items():
+        mask[mask_of(box)] = int(value[1:])
+    save(root, f"lung_CT/train_images/{name}", f"lung_CT/train_masks/{name}", mask)
+
+
+def test_each_class_of_a_mask_is_asked_about(tmp_path: Path) -> None:
+    add_classes(tmp_path, "a.png", v1=BOXES["right"], v2=BOXES["left"], v9=BOXES["middle"])
+    add_classes(tmp_path, "b.png", v1=BOXES["left"])
+    with pytest.raises(DataError, match="--classes 1:NAME,2:NAME"):
+        run(tmp_path)
+    summary = run(tmp_path, classes=CLASSES)
+    rows = rows_of(tmp_path)
+    assert [row["mask_path"].rpartition("/")[2] for row in rows] == [
+        *("a_tumor.png", "a_cyst.png", "b_tumor.png"),
+    ]
+    for row, word, zone in zip(
+        rows, ("tumor", "cyst", "tumor"), ("top right", "bottom left", "bottom left"), strict=True
+    ):
+        assert word in row["question"] + row["answer"]
+        assert position_of(load_mask(tmp_path / row["mask_path"])).zone == zone
+        assert parse_position(row["answer"]).zone == zone
+    assert "2 masks show tumor\n1 masks show cyst" in summary.text()
+    assert len(records_of(tmp_path)) == 3
+
+
+def test_pieces_of_a_class_have_masks_of_their_own(tmp_path: Path) -> None:
+    add_classes(tmp_path, "a.png", v1=BOXES["right"], v2=BOXES["left"])
+    mask = np.array(Image.open(tmp_path / "lung_CT/train_masks/a.png"))
+    mask[mask_of(BOXES["middle"])] = 1
+    Image.fromarray(mask).save(tmp_path / "lung_CT/train_masks/a.png")
+    run(tmp_path, classes=CLASSES)
+    names = [Path(row["mask_path"]).name for row in rows_of(tmp_path)]
+    assert names == ["a_tumor.1.png", "a_tumor.2.png", "a_cyst.png"]
+    assert "second tumor" in rows_of(tmp_path)[1]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"structure": "cyst"}, "--structure and --classes exclude each other"),
+        ({"classes": parse_classes("1:tumor")}, "--classes does not name its values 2, 9"),
+        ({"classes": parse_classes("1:a,2:tumor in the top left,9:")}, "its words hide"),
+    ],
+)
+def test_classes_that_cannot_be_used(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    add_classes(tmp_path, "a.png", v1=BOXES["right"], v2=BOXES["left"], v9=BOXES["middle"])
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, **{"classes": CLASSES, **changes})
+
+
+def test_masks_of_two_names_do_not_share_the_mask_of_a_class(tmp_path: Path) -> None:
+    add_classes(tmp_path, "a.png", v1=BOXES["right"])
+    add_classes(tmp_path, "a_b.png", v1=BOXES["left"])
+    with pytest.raises(DataError, match="named so alike"):
+        run(tmp_path, classes=parse_classes("1:b c,2:c"))
+
+
+# Links
+
+
+@pytest.mark.parametrize("link", ["lung_CT/train_masks_parts", "annotations"])
+def test_nothing_is_written_through_a_link_out_of_the_data_root(tmp_path: Path, link: str) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    add(root, "a.png", BOXES["right"], BOXES["left"])
+    elsewhere.mkdir()
+    (root / link).symlink_to(elsewhere)
+    with pytest.raises(StorageError, match=rf"{link}: is, or lies below, a link that leads out"):
+        run(root)
+    assert list(elsewhere.iterdir()) == []
+    (root / link).unlink()
+    (root / "inside").mkdir()
+    (root / link).symlink_to(root / "inside")
+    run(root)
+    assert rows_of(root)

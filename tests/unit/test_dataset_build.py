@@ -13,15 +13,19 @@ import pytest
 from PIL import Image
 
 from prs_med.data.dataset.build import Built, Layout, build
+from prs_med.data.dataset.check import check
 from prs_med.data.dataset.index import DatasetIndex, parse_index, read_index
-from prs_med.data.images import load_mask
+from prs_med.data.images import decode_mask, load_mask
 from prs_med.data.phantoms import write_phantoms
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
+from prs_med.data.rows import choose_classes
 from prs_med.data.sources import read_annotations
 from prs_med.data.split import split_records
 from prs_med.data.stored_split import read_split
 from prs_med.data.stream.row_group_source import RowGroupSource
+from prs_med.mask_classes import class_named, parse_classes
+from prs_med.programs.data import main
 from prs_med.storage.directory import DirectoryStore
 from prs_med.storage.store import StorageError
 from tests.small_dataset import ask_again, files
@@ -343,6 +347,11 @@ def test_a_dataset_of_an_earlier_version_is_read(root: Path, tmp_path: Path) -> 
         read_split(DirectoryStore(tmp_path), index.split_sha256)
 
 
+def group(loaded: dict) -> dict:
+    """The row groups of the first shard, in the text of ``dataset.json``."""
+    return loaded["splits"]["train"]["shards"][0]["row_groups"]
+
+
 def edited(index: DatasetIndex, change) -> bytes:
     loaded = json.loads(index.dumps())
     change(loaded)
@@ -358,6 +367,14 @@ def edited(index: DatasetIndex, change) -> bytes:
         (lambda d: d["splits"]["train"]["shards"][0].update(name="/etc/passwd"), "below its"),
         (lambda d: d["splits"]["train"]["shards"][0]["row_groups"]["rows"].pop(), "completely"),
         (lambda d: d["splits"]["train"]["shards"][0]["row_groups"].pop("checksums"), "checksums"),
+        # It is a part of the names of files in a cache.
+        (lambda d: d["splits"]["train"]["shards"][0].update(sha256="../" * 20), "no SHA-256"),
+        (lambda d: d["splits"]["train"]["shards"][0].update(sha256="/" + "0" * 63), "no SHA-256"),
+        (lambda d: d["splits"]["train"]["shards"][0].update(sha256=5), "not a description"),
+        (lambda d: d["splits"]["train"]["shards"][0].update(size=9), "end before its row groups"),
+        (lambda d: group(d)["lengths"].__setitem__(0, 10**15), "end before its row groups"),
+        (lambda d: group(d)["offsets"].__setitem__(0, -1), "described by numbers"),
+        (lambda d: group(d)["checksums"].__setitem__(0, 5), "checksums of row groups must be text"),
     ],
 )
 def test_a_wrong_index_is_one_line(root: Path, tmp_path: Path, change, message: str) -> None:
@@ -386,3 +403,86 @@ def test_a_store_that_fails_leaves_no_index(root: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "dataset.json").exists()
     monkeypatch.setattr(DirectoryStore, "write_file", really)
     assert 0 < built(root, tmp_path).written < 6
+
+
+# Masks that show several classes
+
+
+CLASSES = parse_classes("1:tumor,2:cyst,3:")
+
+
+def class_root(root: Path, *rows: tuple[str, str]) -> Path:
+    """One image with a mask of two classes, and rows of question and answer about it."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[2:8, 20:30], mask[20:30, 3:9], mask[14:17, 14:17] = 1, 2, 3
+    root.mkdir()
+    Image.fromarray(mask + 20).save(root / "a.png")
+    Image.fromarray(mask).save(root / "m.png")
+    (root / "annotations").mkdir()
+    lines = [f"a.png,m.png,{question},{answer},train" for question, answer in rows]
+    text = "\n".join(["image_path,mask_path,question,answer,split", *lines])
+    (root / "annotations" / "a.csv").write_text(text)
+    return root
+
+
+def test_each_row_has_the_class_that_its_question_names(tmp_path: Path) -> None:
+    root = class_root(
+        tmp_path / "root",
+        ("Where is the tumor?", "Away from the cyst."),
+        ("Where are CYSTS?", "Bottom left."),
+        ("Where is it?", "The cyst is at the bottom left."),
+    )
+    arguments = ["build", "--data_root", str(root), "--val_fraction", "0", "--num_workers", "1"]
+    assert main([*arguments, "--output", str(tmp_path / "refused")]) == 2
+    output = tmp_path / "dataset"
+    assert main([*arguments, "--output", str(output), "--classes", "1:tumor,2:cyst,3:"]) == 0
+    store = DirectoryStore(output)
+    image = RowGroupSource(store, read_index(store).split("train")).read(0).image(0)
+    zones = ["top right", "bottom left", "bottom left"]
+    assert [target.zone for target in image.targets] == zones
+    masks = [decode_mask(target.mask, "m") for target in image.targets]
+    assert [position_of(mask).zone for mask in masks] == zones
+    assert [int(mask.sum()) for mask in masks] == [60, 60, 60]
+    assert check(store, 1, False).errors == 0
+
+
+def test_other_classes_make_another_dataset(tmp_path: Path, capsys) -> None:
+    root = class_root(tmp_path / "root", ("Where is the tumor?", "Top right."))
+    arguments = ["build", "--data_root", str(root), "--val_fraction", "0"]
+    arguments += ["--output", str(tmp_path / "out"), "--classes"]
+    assert main([*arguments, "1:tumor,2:,3:"]) == 0
+    assert main([*arguments, "1:tumor,2:,3:"]) == 0
+    assert main([*arguments, "2:tumor,1:,3:"]) == 2
+    assert "was built from other files or with other settings" in capsys.readouterr().err
+
+
+def test_a_row_that_names_no_class_or_several_is_a_bad_row(tmp_path: Path) -> None:
+    root = class_root(
+        tmp_path / "root",
+        ("Where is the tumor?", "Top right."),
+        ("Where is it?", "Top right."),
+        ("Where are the tumor and the cyst?", "Everywhere."),
+    )
+    records = records_of(root)
+    chosen, bad = choose_classes(records, CLASSES, "skip")
+    assert [record.mask_class for record in chosen] == [CLASSES[0]]
+    assert [row.partition(": ")[0] for row in bad] == ["a.csv:3", "a.csv:4"]
+    with pytest.raises(DataError, match=r"^a\.csv:3: neither .* --classes \(tumor, cyst\)"):
+        choose_classes(records, CLASSES, "error")
+    with pytest.raises(DataError, match=r"no usable row, the first of 2 bad ones: a\.csv:3"):
+        choose_classes(records[1:], CLASSES, "skip")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Where is the cyst wall?", "cyst wall"),
+        ("Where is the cyst?", "cyst"),
+        ("Where are cyst-walls?", "cyst wall"),
+        ("Which cyst has a cyst wall?", None),
+        ("Is it encysted?", None),
+    ],
+)
+def test_names_of_classes_are_whole_words(text: str, name: str | None) -> None:
+    found = class_named(parse_classes("1:cyst,2:cyst wall"), text)
+    assert (found.name if found else None) == name

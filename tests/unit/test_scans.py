@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import gzip
 import hashlib
 import importlib
 import itertools
@@ -21,9 +22,12 @@ pytest.importorskip("nibabel")
 from pydicom.encaps import encapsulate
 
 from prs_med.checked_settings import SettingError
+from prs_med.data.annotate import annotate, find_pairs
 from prs_med.data.records import DataError
 from prs_med.data.scans.slices import Summary, write_slices
 from prs_med.data.scans.window import parse_window
+from prs_med.mask_classes import parse_classes
+from prs_med.storage.store import StorageError
 from tests.unit import scan_files as files
 
 VOLUME = np.arange(4 * 6 * 8, dtype=np.int16).reshape(4, 6, 8)
@@ -463,13 +467,28 @@ def test_png_mask_of_an_x_ray(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     labels = (VOLUME[0] % 3).astype(np.uint8)
     Image.fromarray(labels).save(tmp_path / "masks/a.png")
-    run(tmp_path, masks=True)
-    assert np.array_equal(pictures(tmp_path, "masks")["a_slice_0000"], (labels > 0) * 255)
+    with pytest.raises(DataError, match="--classes 1:NAME,2:NAME"):
+        run(tmp_path, masks=True)
     run(tmp_path, masks=True, label=2)
     assert np.array_equal(pictures(tmp_path, "masks")["a_slice_0000"], (labels == 2) * 255)
-    Image.fromarray(labels.T.copy()).save(tmp_path / "masks/a.png")
+    two = np.where(labels > 0, np.uint8(255), np.uint8(0))
+    Image.fromarray(two).save(tmp_path / "masks/a.png")
+    run(tmp_path, masks=True)
+    assert np.array_equal(pictures(tmp_path, "masks")["a_slice_0000"], two)
+    Image.fromarray(two.T.copy()).save(tmp_path / "masks/a.png")
     with pytest.raises(DataError, match="resample"):
         run(tmp_path, masks=True)
+
+
+def test_a_png_mask_shows_the_colours_of_its_palette(tmp_path: Path) -> None:
+    files.dicom(tmp_path / "scans/a.dcm", VOLUME[0].astype(np.uint16))
+    (tmp_path / "masks").mkdir()
+    structure = VOLUME[0] % 3 == 1
+    mask = Image.fromarray((~structure).astype(np.uint8), "P")
+    mask.putpalette([255, 255, 255, 0, 0, 0])
+    mask.save(tmp_path / "masks/a.png")
+    run(tmp_path, masks=True)
+    assert np.array_equal(pictures(tmp_path, "masks")["a_slice_0000"], structure * 255)
 
 
 ONE = VOLUME[0] % 7 == 3
@@ -634,6 +653,7 @@ def test_rows(tmp_path: Path) -> None:
             "modality": "CT",
             "split": "train",
             "patient_id": "b",
+            "structure": "",
         }
     ]
     assert (summary.cases, summary.slices, summary.empty) == (2, 1, 7)
@@ -786,3 +806,162 @@ def test_text_in_the_pixels_is_reported(tmp_path: Path) -> None:
     files.dicom(tmp_path / "scans/a.dcm", VOLUME[0].astype(np.uint16), BurnedInAnnotation="YES")
     files.dicom(tmp_path / "scans/b.dcm", VOLUME[0].astype(np.uint16), BurnedInAnnotation="NO")
     assert run(tmp_path).burned_in == ["a"]
+
+
+# Several classes in one mask
+
+
+def class_labels() -> np.ndarray:
+    """(4, 6, 8): class 1 on all slices, class 2 on the last two."""
+    labels = np.zeros(VOLUME.shape, np.uint8)
+    labels[:, 1:3, 1:3] = 1
+    labels[2:, 4, 5:7] = 2
+    return labels
+
+
+def written_as(root: Path, how: str, labels: np.ndarray) -> None:
+    """A scan and its mask, in another format each time."""
+    if how == "nifti":
+        files.nifti(root / "scans/a.nii", VOLUME.T, np.diag([-1.0, -1, 1, 1]))
+        files.nifti(root / "masks/a.nii", labels.T, np.diag([-1.0, -1, 1, 1]))
+        return
+    series = files.series(root / "scans/a", VOLUME)
+    if how == "series":
+        files.series(root / "masks/a", labels)
+        return
+    frames = [(value, n, labels[n] == value) for value in (1, 2) for n in range(len(labels))]
+    files.segmentation(root / "masks/a.dcm", series, [f for f in frames if f[2].any()])
+
+
+@pytest.mark.parametrize("how", ["nifti", "series", "segmentation"])
+def test_each_class_has_its_masks_where_it_is(tmp_path: Path, how: str) -> None:
+    labels = class_labels()
+    written_as(tmp_path, how, labels)
+    summary = run(tmp_path, masks=True)
+    assert summary.united == ["a: 1, 2"]
+    assert "count as one structure" in summary.text()
+    for path in (tmp_path / "out/liver/train_masks").iterdir():
+        path.unlink()
+    summary = run(tmp_path, masks=True, classes=parse_classes("1:liver,2:big tumor,3:cyst"))
+    masks = pictures(tmp_path, "masks")
+    assert sorted(masks) == sorted(
+        [f"a_slice_{n:04d}_liver" for n in range(4)]
+        + [f"a_slice_{n:04d}_big_tumor" for n in (2, 3)]
+    )
+    for name, mask in masks.items():
+        shown = labels[int(name[8:12])] == (1 if name.endswith("liver") else 2)
+        assert np.array_equal(mask, shown * 255)
+    told = [(row["structure"], row["mask_path"][-20:]) for row in rows(tmp_path)]
+    assert ("big tumor", "ce_0002_big_tumor.png"[-20:]) in told
+    assert (summary.slices, len(told), summary.absent, summary.united) == (4, 6, ["cyst"], [])
+    with pytest.raises(DataError, match=r"--classes does not name its values 2"):
+        run(tmp_path, masks=True, classes=parse_classes("1:liver"))
+    with pytest.raises(SettingError, match="--label and --classes"):
+        run(tmp_path, masks=True, classes=parse_classes("1:liver,2:"), label=1)
+
+
+def test_annotation_asks_about_the_classes_of_slices(tmp_path: Path) -> None:
+    written_as(tmp_path, "nifti", class_labels())
+    run(tmp_path, masks=True, classes=parse_classes("1:liver,2:tumor"))
+    root = tmp_path / "out"
+    annotate(
+        root,
+        find_pairs(root, root / "liver_pairs.csv"),
+        root / "annotations/a.csv",
+        structure=None,
+        seed=0,
+        min_component=0,
+        workers=1,
+        show_progress=False,
+    )
+    with (root / "annotations/a.csv").open(newline="") as file:
+        asked = list(csv.DictReader(file))
+    assert len(asked) == 6
+    for row in asked:
+        of_tumor = row["mask_path"].endswith("tumor.png")
+        assert ("tumor" in row["position"], "liver" in row["position"]) == (of_tumor, not of_tumor)
+
+
+# What nothing was scanned of
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_padding_is_no_tissue(tmp_path: Path, photometric: str, kind: type) -> None:
+    padding, written = (-2000, 63536) if kind is np.int16 else (63536, 63536)
+    volume = np.tile(np.arange(256, dtype=kind).reshape(16, 16) + 1000, (2, 1, 1))
+    bare = volume.copy()
+    volume[:, :8] = padding
+    files.series(
+        tmp_path / "scans/a",
+        volume,
+        photometric=photometric,
+        RescaleSlope=2,
+        RescaleIntercept=-1024,
+        PixelPaddingValue=written if kind is np.uint16 else padding,
+    )
+    run(tmp_path, window="auto")
+    found = pictures(tmp_path)["a_slice_0000"]
+    assert (found[:8] == 0).all()
+    tissue = bare[0, 8:].astype(float)
+    low, high = np.percentile(tissue, (0.5, 99.5))
+    expected = shown(tissue, low, high)
+    expected = 255 - expected if photometric == "MONOCHROME1" else expected
+    assert np.abs(found[8:].astype(int) - expected).max() <= 1
+
+
+def test_a_range_of_padding_and_nothing_else_is_black(tmp_path: Path) -> None:
+    volume = (VOLUME % 3 - 3).astype(np.int16)
+    files.series(tmp_path / "scans/a", volume, PixelPaddingValue=-3, PixelPaddingRangeLimit=-1)
+    run(tmp_path, window="auto")
+    assert not any(picture.any() for picture in pictures(tmp_path).values())
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"NumberOfFrames": 3_000_000}, "3000000 frames"),
+        ({"NumberOfFrames": -1}, "-1 slices"),
+        ({"Rows": 65535, "Columns": 65535}, "65535 x 65535 pixels"),
+        ({"Rows": 60000, "Columns": 1}, "1 x 60000 pixels"),
+        ({"NumberOfFrames": 600, "Rows": 1000, "Columns": 1000}, "600 slices of 1000 x 1000"),
+    ],
+)
+def test_a_small_file_that_names_many_pixels_is_refused_at_once(
+    tmp_path: Path, attributes: dict[str, int], message: str
+) -> None:
+    files.dicom(tmp_path / "scans/a.dcm", VOLUME[0].astype(np.uint16), **attributes)
+    with pytest.raises(DataError, match=message):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((30000, 30000, 30), "27000000000 voxels"), ((999, 999, 99), "too short")],
+)
+def test_a_small_volume_that_names_many_voxels_is_refused_at_once(
+    tmp_path: Path, shape: tuple[int, int, int], message: str
+) -> None:
+    path = files.nifti(tmp_path / "whole.nii", VOLUME.T, np.eye(4))
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array(shape, "<i2").tobytes()
+    for name in ("scans/a.nii", "scans/b.nii.gz"):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        packed = gzip.compress(bytes(content)) if name.endswith("gz") else bytes(content)
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(DataError, match=message):
+            run(tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_nothing_is_written_through_links_out_of_the_output(tmp_path: Path) -> None:
+    files.nifti(tmp_path / "scans/a.nii", VOLUME.T, np.eye(4))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/liver").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="a link that leads out"):
+        run(tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -240,6 +240,7 @@ def _identity(image: SourceImage, digests: dict[Path, str]) -> list[object]:
     have the same sizes and times."""
     rows = [
         [r.row_id, r.mask_path.name, digests[r.mask_path], r.question, r.answer, r.position]
+        + ([r.mask_class.value, sorted(r.mask_class.known)] if r.mask_class else [])
         for r in image.records
     ]
     first = image.records[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -22,6 +23,7 @@ from prs_med.storage.store import (
 )
 
 NAME = "dataset.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 FORMAT = 2
 """Format 1 has CRC-32 as numbers, and its shards no places; it is still read."""
 
@@ -206,14 +208,23 @@ def parse_shard(loaded: dict[str, Any]) -> Shard:
         footer = {"offset": footer["offset"], "checksum": crc32_text(footer["crc32"])}
     groups = RowGroups(**{spec.name: described[spec.name] for spec in fields(RowGroups)})
     lists = [groups.rows, groups.targets, groups.offsets, groups.lengths]
-    if not all(isinstance(number, int) for numbers in lists for number in numbers):
+    if not all(isinstance(number, int) and number >= 0 for each in lists for number in each):
         raise ValueError(f"shard {loaded['name']}: row groups must be described by numbers")
+    if not all(isinstance(checksum, str) for checksum in groups.checksums):
+        raise ValueError(f"shard {loaded['name']}: checksums of row groups must be text")
     if {len(numbers) for numbers in lists} != {len(groups.checksums)} or not all(groups.rows):
         raise ValueError(f"shard {loaded['name']}: row groups are not described completely")
+    # It becomes the name of a file in a cache.
+    if not _SHA256.fullmatch(loaded["sha256"]):
+        raise ValueError(f"shard {loaded['name']}: sha256 is no SHA-256")
+    size = int(loaded["size"])
+    ends = [start + length for start, length in zip(groups.offsets, groups.lengths, strict=True)]
+    if max([*ends, int(footer["offset"])]) > size:
+        raise ValueError(f"shard {loaded['name']}: is said to end before its row groups do")
     return Shard(
         name=check_name(loaded["name"]),
-        size=int(loaded["size"]),
-        sha256=str(loaded["sha256"]),
+        size=size,
+        sha256=loaded["sha256"],
         row_groups=groups,
         footer=Footer(int(footer["offset"]), str(footer["checksum"])),
     )

@@ -17,7 +17,13 @@ from prs_med.data.dataset.checksums import checksum
 from prs_med.data.dataset.features import column_compression, schema
 from prs_med.data.dataset.index import Footer, RowGroups, Shard, parse_shard
 from prs_med.data.dataset.places import KEY, dump_places, find_places
-from prs_med.data.images import check_same_size, decode_image, decode_mask
+from prs_med.data.images import (
+    check_same_size,
+    decode_image,
+    decode_mask,
+    encode_mask,
+    read_bytes,
+)
 from prs_med.data.position import position_of
 from prs_med.data.records import DataError, Record
 
@@ -157,7 +163,7 @@ def _read(image: SourceImage, skip_bad_rows: bool) -> _Row:
     contents: list[list[str]] = []
     targets: list[dict[str, Any]] = []
     try:
-        data = _bytes(first.image_path)
+        data = read_bytes(first.image_path)
         decoded = decode_image(data, str(first.image_path))
     except DataError as error:
         message = f"{first.row_id}: {error}"
@@ -166,8 +172,8 @@ def _read(image: SourceImage, skip_bad_rows: bool) -> _Row:
         return _Row(None, [], [f"{record.row_id}: {error}" for record in image.records])
     for record in image.records:
         try:
-            mask_data = _bytes(record.mask_path)
-            mask = decode_mask(mask_data, str(record.mask_path))
+            mask_data = read_bytes(record.mask_path)
+            mask = decode_mask(mask_data, str(record.mask_path), record.mask_class)
             check_same_size(decoded, mask, record.row_id)
         except DataError as error:
             message = str(error)
@@ -177,12 +183,16 @@ def _read(image: SourceImage, skip_bad_rows: bool) -> _Row:
                 raise DataError(message) from None
             bad_rows.append(message)
             continue
+        mask_name = record.mask_path.name
+        if record.mask_class is not None:
+            mask_data = encode_mask(mask)
+            mask_name = f"{record.mask_path.stem}_{record.mask_class.file_name}.png"
         position = position_of(mask) if mask.any() else None
         if position:
             contents.append(["mask", _digest(mask_data), record.row_id])
         targets.append(
             {
-                "mask": {"bytes": mask_data, "path": record.mask_path.name},
+                "mask": {"bytes": mask_data, "path": mask_name},
                 "question": record.question,
                 "answer": record.answer,
                 "position": record.position,
@@ -240,13 +250,6 @@ def _start(group: Any) -> int:
                 yield column.dictionary_page_offset
 
     return min(offsets())
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
 
 
 def _digest(data: bytes) -> str:

@@ -12,6 +12,7 @@ from prs_med.data.records import DataError
 from prs_med.data.scans.dicom_file import Frame, frames_of, grey_or_colour, labels_in, read_header
 from prs_med.data.scans.grid import Grid
 from prs_med.data.scans.libraries import reading
+from prs_med.data.scans.limits import check_slices
 from prs_med.data.scans.patient import patient_of
 from prs_med.data.scans.scan import Scan
 from prs_med.data.scans.series import ordered
@@ -77,7 +78,9 @@ def read_dicom_labels(path: Path, headers: dict[Path, Dataset]) -> tuple[np.ndar
 
 
 def _ordered(headers: dict[Path, Dataset], path: Path) -> tuple[list[Frame], Grid | None]:
-    return ordered([f for file, header in headers.items() for f in frames_of(header, file)], path)
+    frames = [f for file, header in headers.items() for f in frames_of(header, file)]
+    check_slices(len(frames), *frames[0].size, path)
+    return ordered(frames, path)
 
 
 def _gathered(frames: list[Frame], *, labels: bool) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from prs_med.data.records import DataError
 from prs_med.data.scans.libraries import library, reading
+from prs_med.data.scans.limits import check_slices
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -91,6 +92,9 @@ def frames_of(header: Dataset, path: Path) -> list[Frame]:
     """The frames of a file; positions of several frames come from its functional groups."""
     with reading(path, "DICOM"):
         count = int(header.get("NumberOfFrames") or 1)
+        check_slices(count, int(header.Rows), int(header.Columns), path)
+        if count > path.stat().st_size:
+            raise DataError(f"{path}: too short for the {count} frames that it names")
         return [_frame(header, path, number, alone=count == 1) for number in range(count)]
 
 
@@ -113,7 +117,7 @@ def grey_or_colour(path: Path) -> np.ndarray:
     colours become RGB (PS3.3 C.7.6.3.1.2).
 
     Returns:
-        (F, H, W) float32, or (F, H, W, 3) uint8.
+        (F, H, W) float32, NaN where nothing was scanned; or (F, H, W, 3) uint8.
 
     Raises:
         DataError: the file is damaged, or stored in a way that cannot be decoded.
@@ -121,7 +125,9 @@ def grey_or_colour(path: Path) -> np.ndarray:
     dataset, values, photometric = _decoded(path)
     with reading(path, "DICOM"):
         if photometric in _GREY:
-            return _modality_values(dataset, values).astype(np.float32)
+            grey = _modality_values(dataset, values).astype(np.float32)
+            grey[_padding(dataset, values)] = np.nan
+            return grey
         bits = int(dataset.BitsStored)
         if photometric == "PALETTE COLOR":
             values = library("pydicom.pixels").apply_color_lut(values, dataset)[..., :3]
@@ -185,6 +191,21 @@ def _window(header: Dataset, number: int) -> tuple[float, float, str] | None:
     if center in (None, "") or width in (None, ""):
         return None
     return float(center), float(width), str(first("VOILUTFunction") or "LINEAR")
+
+
+def _padding(dataset: Dataset, values: np.ndarray) -> np.ndarray:
+    """Where pixels only fill the rectangle, as around a round field of view: (F, H, W) bool, by
+    PixelPaddingValue and PixelPaddingRangeLimit (DICOM PS3.3 C.7.5.1.1.2)."""
+    bounds = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    stored = [int(bound) for bound in bounds if bound not in (None, "")]
+    if bounds[0] in (None, "") or not stored:
+        return np.zeros(values.shape, bool)
+    if values.dtype.kind == "i":
+        # Written without a sign, as some programs do: 63536 for -2000.
+        highest = np.iinfo(values.dtype).max
+        stored = [bound - 2 * (highest + 1) if bound > highest else bound for bound in stored]
+    within: np.ndarray = (min(stored) <= values) & (values <= max(stored))
+    return within
 
 
 def _modality_values(dataset: Dataset, values: np.ndarray) -> np.ndarray:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile
 
+from prs_med.data.images import check_classes, decode_labels, decode_mask, read_bytes
+from prs_med.data.mask_levels import present_values
 from prs_med.data.records import DataError
 from prs_med.data.scans import cases
 from prs_med.data.scans.dicom import read_dicom_labels, read_headers
 from prs_med.data.scans.grid import Grid, reordered, same_grid
-from prs_med.data.scans.libraries import reading
 from prs_med.data.scans.nifti import read_nifti_labels
 from prs_med.data.scans.scan import Scan
-from prs_med.data.scans.segmentation import is_segmentation, read_segmentation
+from prs_med.data.scans.segmentation import is_segmentation, read_segmentation, segments_of
+from prs_med.mask_classes import MaskClass
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 
-def read_mask(path: Path, scan: Scan, label: int | None) -> np.ndarray:
-    """Where a mask has foreground on the slices of its scan: (N, H, W) bool.
+@dataclass(frozen=True)
+class ScanMask:
+    """What a mask shows on the slices of its scan."""
+
+    structures: dict[MaskClass | None, np.ndarray]
+    """Where each class is, (N, H, W) bool; under None where no classes are named."""
+    united: tuple[int, ...] = ()
+    """The values that count as one structure, if there are several and no setting chose."""
+
+
+def read_mask(
+    path: Path, scan: Scan, label: int | None, classes: Sequence[MaskClass] = ()
+) -> ScanMask:
+    """Where a mask has foreground on the slices of its scan.
 
     A mask is never resampled. NIfTI and DICOM masks must consist of the scan's own points; only the
     order of their axes may be another one. A NIfTI mask of a NIfTI scan must have its shape and
@@ -28,31 +47,77 @@ def read_mask(path: Path, scan: Scan, label: int | None) -> np.ndarray:
         path: a NIfTI, DICOM or PNG file, or a folder with the DICOM slices.
         scan: the scan.
         label: the value that counts, in a DICOM segmentation the segment; None for all above 0.
+        classes: the classes of its values, instead of ``label``; one that it lacks is empty.
 
     Raises:
-        DataError: the mask cannot be read, or lies on other points than the scan.
+        DataError: the mask cannot be read, lies on other points than the scan, or has values
+            besides those of the classes.
     """
     if cases.has_ending(path, *cases.NIFTI):
         values, grid = read_nifti_labels(path)
         if scan.stored_grid is not None and not same_grid(grid, scan.stored_grid):
             raise _differ(path, grid, scan, scan.stored_grid)
-        return _foreground(_on_slices(values, grid, path, scan), label)
+        return _structures(_on_slices(values, grid, path, scan), label, classes, path)
     if cases.has_ending(path, cases.PICTURE):
-        return _foreground(_picture(path, scan), label)
+        return _of_picture(path, scan, label, classes)
     headers = read_headers(path)
     segmentations = [file for file, header in headers.items() if is_segmentation(header)]
     if segmentations:
         if len(headers) > 1:
             raise DataError(f"{path}: {segmentations[0].name} must be the only file of the mask")
-        return read_segmentation(segmentations[0], headers[segmentations[0]], scan, label)
+        return _of_segmentation(segmentations[0], headers[segmentations[0]], scan, label, classes)
     values, stored = read_dicom_labels(path, headers)
     if stored is not None and scan.grid is not None:
-        return _foreground(_on_slices(values, stored, path, scan), label)
+        return _structures(_on_slices(values, stored, path, scan), label, classes, path)
     # Without positions only the order of slices tells which belongs to which.
     placed = stored is not None or scan.grid is not None
     if values.shape != scan.shape or (placed and len(values) > 1):
         raise _differ(path, stored or values.shape, scan, scan.grid or scan.shape)
-    return _foreground(values, label)
+    return _structures(values, label, classes, path)
+
+
+def _structures(
+    values: np.ndarray, label: int | None, classes: Sequence[MaskClass], path: Path
+) -> ScanMask:
+    if classes:
+        check_classes(present_values(values), classes[0].known, str(path))
+        return ScanMask({one: values == one.value for one in classes})
+    if label is not None:
+        return ScanMask({None: values == label})
+    united = [int(value) for value in present_values(values) if value > 0]
+    return ScanMask({None: values > 0}, tuple(united) if len(united) > 1 else ())
+
+
+def _of_segmentation(
+    path: Path, header: Dataset, scan: Scan, label: int | None, classes: Sequence[MaskClass]
+) -> ScanMask:
+    segments = segments_of(header, path)
+    if not classes:
+        mask = read_segmentation(path, header, scan, label)
+        united = label is None and len(segments) > 1
+        return ScanMask({None: mask}, tuple(segments) if united else ())
+    check_classes(np.array(segments), classes[0].known, str(path))
+    return ScanMask(
+        {
+            one: read_segmentation(path, header, scan, one.value)
+            if one.value in segments
+            else np.zeros(scan.shape, bool)
+            for one in classes
+        }
+    )
+
+
+def _of_picture(
+    path: Path, scan: Scan, label: int | None, classes: Sequence[MaskClass]
+) -> ScanMask:
+    """A PNG mask of a scan of one slice. Without a label or classes it is read as all masks are."""
+    data = read_bytes(path)
+    one_structure = label is None and not classes
+    read = decode_mask if one_structure else decode_labels
+    values = read(data, str(path))[None]
+    if not scan.frames or scan.shape != values.shape:
+        raise _differ(path, values.shape, scan, scan.shape)
+    return _structures(values, label, classes, path)
 
 
 def _on_slices(values: np.ndarray, grid: Grid, path: Path, scan: Scan) -> np.ndarray:
@@ -65,26 +130,6 @@ def _on_slices(values: np.ndarray, grid: Grid, path: Path, scan: Scan) -> np.nda
     if result is None:
         raise _differ(path, grid, scan, scan.grid)
     return result
-
-
-def _foreground(values: np.ndarray, label: int | None) -> np.ndarray:
-    result: np.ndarray = values > 0 if label is None else values == label
-    return result
-
-
-def _picture(path: Path, scan: Scan) -> np.ndarray:
-    """The values of a PNG mask: (1, H, W); of a colour one the strongest channel of each pixel."""
-    # Another library may have told Pillow to fill what is missing with grey.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    with reading(path, "PNG"), Image.open(path, formats=("PNG",)) as image:
-        image.load()
-        plain = image.mode in ("1", "L", "P") or image.mode.startswith("I")
-        values = np.asarray(image if plain else image.convert("RGB")).astype(np.int64)
-    if values.ndim == 3:
-        values = values.max(axis=2)
-    if not scan.frames or scan.shape != (1, *values.shape):
-        raise _differ(path, (1, *values.shape), scan, scan.shape)
-    return values[None]
 
 
 def _differ(

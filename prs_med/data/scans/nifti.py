@@ -11,6 +11,7 @@ import numpy as np
 from prs_med.data.records import DataError
 from prs_med.data.scans.grid import Grid
 from prs_med.data.scans.libraries import library, reading
+from prs_med.data.scans.limits import check_volume
 from prs_med.data.scans.scan import Scan
 
 PLANES = {
@@ -75,6 +76,7 @@ def _volume(path: Path) -> tuple[np.ndarray, Grid]:
         image: Any = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):
             raise DataError(f"{path}: not a NIfTI file with header and voxels in one")
+        check_volume(image.shape, image.header.get_data_dtype().itemsize, path)
         if not (image.header["sform_code"] > 0 or image.header["qform_code"] > 0):
             raise DataError(
                 f"{path}: neither sform nor qform is set, so left and right are unknown; save it "

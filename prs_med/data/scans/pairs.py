@@ -23,6 +23,8 @@ class Pair:
     modality: str
     split: str
     patient_id: str
+    structure: str = ""
+    """What the mask shows, where classes are named."""
 
 
 COLUMNS = [field.name for field in fields(Pair)]

@@ -24,8 +24,8 @@ class Scan:
     """The file or folder that was read."""
 
     pixels: np.ndarray
-    """(N, H, W) float32 in the scan's own units, such as Hounsfield units, or (N, H, W, 3) uint8
-    RGB."""
+    """(N, H, W) float32 in the scan's own units, such as Hounsfield units, NaN where nothing was
+    scanned (DICOM's padding); or (N, H, W, 3) uint8 RGB."""
 
     grid: Grid | None
     """Of the array (N, H, W); None where the scan does not say where it lies."""
@@ -60,4 +60,7 @@ class Scan:
         if values.ndim == 3:
             return values
         shown = window.apply(values)
-        return 255 - shown if self.inverted else shown
+        if self.inverted:
+            shown = 255 - shown
+            shown[np.isnan(values)] = 0
+        return shown

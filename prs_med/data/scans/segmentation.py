@@ -26,6 +26,12 @@ def is_segmentation(header: Dataset) -> bool:
     return str(header.get("SOPClassUID")) in _CLASSES
 
 
+def segments_of(header: Dataset, path: Path) -> list[int]:
+    """The numbers of the segments that a segmentation has."""
+    with reading(path, "DICOM"):
+        return [int(item.SegmentNumber) for item in header.get("SegmentSequence") or []]
+
+
 def read_segmentation(path: Path, header: Dataset, scan: Scan, label: int | None) -> np.ndarray:
     """Where a segmentation has foreground on the slices of a scan: (N, H, W) bool.
 
@@ -62,11 +68,11 @@ def read_segmentation(path: Path, header: Dataset, scan: Scan, label: int | None
     with reading(path, "DICOM"):
         kind = str(header.get("SegmentationType") or "BINARY")
         highest = int(header.get("MaximumFractionalValue") or 255)
-        numbers = [int(item.SegmentNumber) for item in header.get("SegmentSequence") or []]
         segments = [
             grouped_value(header, n, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
             for n in range(len(frames))
         ]
+    numbers = segments_of(header, path)
     if label is not None and label not in numbers:
         raise DataError(f"{path}: no segment {label}; there are {', '.join(map(str, numbers))}")
     mask = np.zeros(scan.shape, bool)

@@ -22,6 +22,7 @@ from prs_med.data.scans.nifti import PLANES, read_nifti
 from prs_med.data.scans.pairs import Pair, other_splits, pairs_text
 from prs_med.data.scans.scan import Scan
 from prs_med.data.scans.window import Window, parse_window, percentile_window
+from prs_med.mask_classes import MaskClass
 from prs_med.storage.directory import DirectoryStore
 
 
@@ -34,7 +35,7 @@ class Summary:
     cases: int
     """Scans that were read."""
     slices: int
-    """Images that were written; with masks as many masks."""
+    """Images that were written; with masks as many masks, or one for each class that is there."""
     empty: int
     """Slices that were left out because nothing in them is foreground."""
     empty_cases: list[str]
@@ -47,6 +48,10 @@ class Summary:
     """Whether several scans were read that all have one patient ID."""
     unused: list[str]
     """What the folders hold besides scans and their masks."""
+    united: list[str]
+    """Cases whose masks have several values that count as one structure, and these values."""
+    absent: list[str]
+    """Classes that no mask has."""
     left_over: list[str]
     """PNG files of this task and split that an earlier run wrote and this one did not."""
 
@@ -65,6 +70,12 @@ class Summary:
             ("scans have no foreground in any slice", self.empty_cases),
             ("scans were given other names, to leave out what identifies them", self.renamed),
             ("scans say that their pixels show identifying text: look at them", self.burned_in),
+            (
+                "masks have several values, which count as one structure (--classes makes a mask "
+                "of each, --label takes one)",
+                self.united,
+            ),
+            ("classes are in no mask", self.absent),
             ("files or folders were not used", self.unused),
             ("files of an earlier run are in the folders, but not in the CSV file", self.left_over),
         ):
@@ -84,14 +95,17 @@ class _Job:
     window: Window | None
     plane: str
     label: int | None
+    classes: Sequence[MaskClass]
     every: int
     keep_empty: bool
     taken: dict[str, str] = field(default_factory=dict)
     """Names in the output, and the case that each is of."""
 
-    def name(self, kind: str, case: str, number: int) -> str:
-        """``TASK/SPLIT_images/CASE_slice_0000.png``, or with ``masks``."""
-        return f"{self.task}/{self.split}_{kind}/{case}_slice_{number:04d}.png"
+    def name(self, kind: str, case: str, number: int, shown: MaskClass | None = None) -> str:
+        """``TASK/SPLIT_images/CASE_slice_0000.png``, or with ``masks``; of a class
+        ``TASK/SPLIT_masks/CASE_slice_0000_tumor.png``."""
+        of_class = f"_{shown.file_name}" if shown else ""
+        return f"{self.task}/{self.split}_{kind}/{case}_slice_{number:04d}{of_class}.png"
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ class _Written:
     empty: int
     renamed: bool
     burned_in: bool
+    united: tuple[int, ...]
 
 
 def write_slices(
@@ -117,6 +132,7 @@ def write_slices(
     keep_empty: bool,
     workers: int,
     show_progress: bool,
+    classes: Sequence[MaskClass] = (),
 ) -> Summary:
     """Write the slices of all scans in a folder, and last ``{output}/{task}_pairs.csv``.
 
@@ -144,19 +160,23 @@ def write_slices(
         keep_empty: also write slices without foreground.
         workers: threads; each holds one scan in memory, 4 bytes for each voxel and its mask.
         show_progress: draw a progress bar.
+        classes: the classes of the masks' values, instead of ``label``. Each gets a mask of its
+            own, ``{case}_slice_{index:04d}_{class}.png``, on the slices that show it, and a row
+            with its name as ``structure``.
 
     Raises:
         SettingError: a value cannot be used, or a library is missing.
         DataError: a scan or a mask cannot be used; the CSV file is then as it was.
     """
     job = _Job(
-        store=DirectoryStore(output),
+        store=DirectoryStore(output, through_links=False),
         task=task,
         modality=modality,
         split=split,
         window=parse_window(window),
         plane=plane,
         label=label,
+        classes=classes,
         every=every,
         keep_empty=keep_empty,
     )
@@ -175,13 +195,15 @@ def write_slices(
     return Summary(
         csv=csv,
         cases=len(written),
-        slices=len(pairs),
+        slices=len({pair.image_path for pair in pairs}),
         empty=sum(case.empty for case in written),
         empty_cases=[case.name for case in written if not case.pairs],
         renamed=[case.name for case in written if case.renamed],
         burned_in=[case.name for case in written if case.burned_in],
         one_patient=sum(bool(case.pairs) for case in written) > 1
         and len({pair.patient_id for pair in pairs}) == 1,
+        united=[f"{c.name}: {', '.join(map(str, c.united))}" for c in written if c.united],
+        absent=[c.name for c in classes if c.name not in {pair.structure for pair in pairs}],
         unused=[str(path) for path in found.unused],
         left_over=[n for f in folders for n in job.store.names(f) if n not in names],
     )
@@ -191,6 +213,8 @@ def _check(job: _Job) -> None:
     for name, value, allowed in (("split", job.split, SPLITS), ("plane", job.plane, PLANES)):
         if value not in allowed:
             raise SettingError(f"--{name} {value}: allowed are {', '.join(allowed)}")
+    if job.label is not None and job.classes:
+        raise SettingError("--label and --classes exclude each other: give one of them")
     if job.every < 1:
         raise SettingError(f"--every {job.every}: allowed is a positive number")
     try:
@@ -219,21 +243,37 @@ def _write_case(case: Case, job: _Job) -> _Written:
             f"{case.scan} and the scan {job.taken[name]!r} are both {name!r} without what "
             "identifies the patient; rename one"
         )
-    mask = None if case.mask is None else read_mask(case.mask, scan, job.label)
+    mask = None if case.mask is None else read_mask(case.mask, scan, job.label, job.classes)
+    masks = {} if mask is None else mask.structures
     chosen = range(0, len(scan.pixels), job.every)
-    kept = [n for n in chosen if mask is None or job.keep_empty or mask[n].any()]
+    kept = [
+        number
+        for number in chosen
+        if mask is None or job.keep_empty or any(shown[number].any() for shown in masks.values())
+    ]
     colour = scan.pixels.ndim == 4
     window = job.window or scan.window or (None if colour else percentile_window(scan.pixels))
     pairs = []
     for number in kept:
         image_path = job.name("images", name, number)
-        mask_path = "" if mask is None else job.name("masks", name, number)
         job.store.write(image_path, _png(scan.picture(number, window or Window(0, 255))))
-        if mask is not None:
-            job.store.write(mask_path, _png(mask[number].astype(np.uint8) * np.uint8(255)))
-        patient = scan.patient.pseudonym or name
-        pairs.append(Pair(image_path, mask_path, job.task, job.modality, job.split, patient))
-    return _Written(name, pairs, len(chosen) - len(kept), name != case.name, scan.burned_in)
+        about = (job.task, job.modality, job.split, scan.patient.pseudonym or name)
+        if mask is None:
+            pairs.append(Pair(image_path, "", *about))
+        for one, shown in masks.items():
+            if one is not None and not (job.keep_empty or shown[number].any()):
+                continue
+            mask_path = job.name("masks", name, number, one)
+            job.store.write(mask_path, _png(shown[number].astype(np.uint8) * np.uint8(255)))
+            pairs.append(Pair(image_path, mask_path, *about, one.name if one else ""))
+    return _Written(
+        name,
+        pairs,
+        len(chosen) - len(kept),
+        name != case.name,
+        scan.burned_in,
+        mask.united if mask else (),
+    )
 
 
 def _read_scan(path: Path, plane: str) -> Scan:

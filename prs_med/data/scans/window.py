@@ -32,6 +32,7 @@ class Window:
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Values of any shape as uint8 of the same shape: a straight ramp, rounded to the nearest.
+        NaN, where nothing was scanned, is black.
 
         A window without width divides black (up to ``low``) from white.
         """
@@ -39,7 +40,7 @@ class Window:
         if self.high <= self.low:
             return np.where(values > self.low, np.uint8(255), np.uint8(0))
         shares = (values - np.float32(self.low)) / np.float32(self.high - self.low)
-        return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+        return np.rint(np.nan_to_num(np.clip(shares, 0, 1)) * 255).astype(np.uint8)
 
 
 def exact(center: float, width: float) -> Window:
@@ -96,6 +97,11 @@ def own_window(pairs: Sequence[tuple[float, float, str] | None]) -> Window | Non
 
 def percentile_window(values: np.ndarray) -> Window:
     """From the 0.5 to the 99.5 percentile of a whole volume, so that single bright voxels do not
-    darken the rest."""
+    darken the rest. What is NaN, where nothing was scanned, does not count."""
+    outside = np.isnan(values)
+    if outside.any():
+        values = values[~outside]
+    if not values.size:
+        return Window(0, 1)
     low, high = np.percentile(values, PERCENTILES)
     return Window(float(low), float(high))
