@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from prs_med.data.records import DataError, Record
 from prs_med.data.rows import annotation_paths, divide_usable, tasks_in
 from prs_med.data.sources import Annotations, BadRow, check_tasks, read_annotations
 from prs_med.data.stored_split import StoredSplit, read_split
+from prs_med.evaluate.image_folder import image_folder
 from prs_med.evaluate.questions import (
     AnnotatedQuestions,
     ImageQuestions,
@@ -26,7 +27,6 @@ from prs_med.evaluate.questions import (
     Questions,
     SomeQuestions,
     StoredQuestions,
-    images_in,
 )
 from prs_med.storage.location import open_store
 
@@ -69,17 +69,26 @@ def open_split(
 
 
 def open_asked(
-    settings: InferenceSettings, trained_with: Settings, split: bytes | None = None
+    settings: InferenceSettings,
+    trained_with: Settings,
+    split: bytes | None = None,
+    written: Collection[Path] = (),
 ) -> OpenedQuestions:
-    """The questions that inference is to answer; the last two arguments as of :func:`open_split`.
+    """The questions that inference is to answer; other arguments as of :func:`open_split`.
+
+    Args:
+        written: what inference writes: it may lie below the folder of images.
 
     Raises:
         DataError, StorageError: as :func:`open_split`.
     """
     if settings.image or settings.images:
-        paths = (
-            images_in(Path(settings.images)) if settings.images else [Path(settings.image or "")]
-        )
+        paths = [Path(settings.image or "")]
+        if settings.images:
+            found = image_folder(Path(settings.images), written)
+            paths = found.images
+            if passed_over := found.passed_over():
+                _logger.warning("--images %s: %s", settings.images, passed_over)
         images = ImageQuestions(paths, settings.question or "")
         source = settings.image or settings.images or ""
         return OpenedQuestions(images, source, identity_of([settings.question, *map(str, paths)]))

@@ -24,8 +24,6 @@ from prs_med.data.split import image_name
 from prs_med.data.stream.row_group_source import RowGroupSource
 from prs_med.storage.store import Store
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
 
 @dataclass(frozen=True)
 class Question:
@@ -282,22 +280,6 @@ class ImageQuestions:
     def truth(self, number: int) -> np.ndarray | None:
         """See :class:`Questions`."""
         return None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and below it, by name.
-
-    Raises:
-        DataError: there are none.
-    """
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    if not found:
-        raise DataError(f"{folder}: no image file ({', '.join(IMAGE_SUFFIXES)})")
-    return found
 
 
 class SomeQuestions:

@@ -54,6 +54,9 @@ def evaluate_split(settings: EvaluationSettings) -> None:
     """Answer every question of the split, score the answers and write the results."""
     output = check_folder("output_dir", settings.output_dir)
     # Slow to import, and a mistake in the settings should show at once.
+    from prs_med.data.position_words import position_words
+
+    position_words(settings.position_words)
     from prs_med.evaluate.answering import Answerer
     from prs_med.evaluate.evaluation import RESULTS, evaluate
     from prs_med.evaluate.open_questions import open_split

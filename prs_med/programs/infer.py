@@ -37,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
 def run(settings: InferenceSettings) -> None:
     """Answer every question and write what was answered."""
     # Slow to import, and a mistake in the settings should show at once.
+    from prs_med.data.position_words import position_words
+
+    position_words(settings.position_words)
     from prs_med.evaluate.answering import Answerer
     from prs_med.evaluate.inference import RESULTS, WRITTEN, infer
     from prs_med.evaluate.open_questions import open_asked
@@ -51,7 +54,8 @@ def run(settings: InferenceSettings) -> None:
             f"--output_dir {output}, {maker}, already holds results: give another folder"
         )
     answerer = Answerer.load(settings)
-    opened = open_asked(settings, answerer.settings, answerer.split)
+    written = [output / name for name in WRITTEN]
+    opened = open_asked(settings, answerer.settings, answerer.split, written)
     claim_folder("output_dir", output, made_by("infer", answerer, opened, settings), WRITTEN)
     rows = infer(answerer, opened, settings, rank)
     if rows is None:

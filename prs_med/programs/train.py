@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from prs_med.config import Settings
 from prs_med.programs.program import GO_ON_LATER, MISTAKES, program, refused
 from prs_med.settings_io import parse_training_settings
+from prs_med.storage.results_folder import check_folder
 
 STOPPED = 3
 """Exit status of a training that cannot usefully go on."""
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(settings: Settings) -> int:
     """Train as the settings say; the exit status."""
+    check_folder("save_dir", settings.save_dir)
     from prs_med.train import distributed
     from prs_med.train.checkpoints import Superseded
     from prs_med.train.loop import TrainingStopped

@@ -22,7 +22,6 @@ from prs_med.evaluate.questions import (
     ListedQuestions,
     SomeQuestions,
     StoredQuestions,
-    images_in,
 )
 from prs_med.programs.data import main
 
@@ -256,20 +255,13 @@ def test_a_row_that_cannot_be_read_has_lost_its_answer(small, tmp_path: Path) ->
     assert (unanswered.answer, unanswered.answer_lost) == (None, False)
 
 
-def test_images_of_a_folder(tmp_path: Path) -> None:
-    for name in ("b.png", "a/c.JPG", ".hidden.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("L", (3, 2)).save(tmp_path / name, "png")
-    (tmp_path / "d.txt").write_text("")
-    found = images_in(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a/c.JPG", "b.png"]
-    questions = ImageQuestions(found, "Where?")
-    image, mask = questions.pixels(1)
+def test_images_are_asked_about_without_an_answer(tmp_path: Path) -> None:
+    Image.new("L", (3, 2)).save(tmp_path / "b.png")
+    questions = ImageQuestions([tmp_path / "b.png"], "Where?")
+    image, mask = questions.pixels(0)
     assert (image.size, image.mode, mask) == ((3, 2), "RGB", None)
-    assert questions.question(1).text == "Where?"
-    assert questions.question(1).answer is None
-    with pytest.raises(DataError, match="no image file"):
-        images_in(tmp_path / "d.txt")
+    assert questions.question(0).text == "Where?"
+    assert questions.question(0).answer is None
 
 
 def test_a_list_of_ones_own(tmp_path: Path) -> None:
