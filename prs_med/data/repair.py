@@ -9,6 +9,8 @@ it is the single one left, so that nothing is guessed:
   gives them anything else is out.
 * What is left must not look wrong: a question that goes on after its question mark, or an answer
   that contains the position statement, means that the line was written differently.
+
+The search has an end: a row whose commas allow too many ways is not repaired.
 """
 
 from __future__ import annotations
@@ -21,6 +23,16 @@ _LOOKS_WRONG = {
     "question": re.compile(r"\?\s*,"),
     "answer": re.compile(r",\s*the position of\b", re.IGNORECASE),
 }
+
+_MOST_COLUMNS = 100
+_MOST_VALUES = 20_000
+"""Values that are tried for one row at most: some milliseconds."""
+_MOST_LOOKS = 300
+"""Of those, such as are looked up on disk, each under many names."""
+
+
+class _TooManyWaysError(Exception):
+    """The search for one way to divide a row takes too long."""
 
 
 def repair(
@@ -43,15 +55,19 @@ def repair(
         repaired without guessing.
     """
     pieces = text.split(",")
-    if len(pieces) <= len(columns) or any(piece.startswith('"') for piece in pieces):
+    if len(columns) > _MOST_COLUMNS or len(pieces) <= len(columns):
+        return None
+    if any(piece.startswith('"') for piece in pieces):
         # Who quoted one field of a row meant its other commas as separators.
         return None
+    tried = looked = 0
 
     @cache
     def readings(column: int, start: int) -> tuple[tuple[str, ...], ...]:
         """Up to two ways to give the pieces from ``start`` on to the columns from ``column`` on."""
         if column == len(columns):
             return ((),) if start == len(pieces) else ()
+        nonlocal tried, looked
         columns_left = len(columns) - column - 1
         first_end = start + 1 if columns_left else len(pieces)
         found: list[tuple[str, ...]] = []
@@ -60,6 +76,9 @@ def repair(
                 continue
             value = ",".join(pieces[start:end]).strip()
             accepts = recognised.get(columns[column])
+            tried, looked = tried + 1, looked + (accepts is not None)
+            if tried > _MOST_VALUES or looked > _MOST_LOOKS:
+                raise _TooManyWaysError
             if accepts is not None and not accepts(value):
                 continue
             found += [(value, *rest) for rest in readings(column + 1, end)]
@@ -67,7 +86,10 @@ def repair(
                 break
         return tuple(found[:2])
 
-    ways = readings(0, 0)
+    try:
+        ways = readings(0, 0)
+    except _TooManyWaysError:
+        return None
     if len(ways) != 1:
         return None
     for column, value in zip(columns, ways[0], strict=True):

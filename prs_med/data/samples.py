@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from prs_med.batch import UNKNOWN_MODALITY
 from prs_med.data.augment import Augmentation, Target
-from prs_med.data.clip_input import pad_to_square, resize_shortest_edge_center_crop
+from prs_med.data.clip_input import padded_to_square, resize_shortest_edge_center_crop
 from prs_med.data.geometry import Fit
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.order import sample_at
@@ -163,8 +163,10 @@ class TrainingSamples(Dataset[Sample]):
 
 def prepare_images(image: Image.Image, sizes: ImageSizes) -> tuple[Tensor, Tensor]:
     """One decoded RGB image for both encoders: (3, V, V) and (3, S, S) uint8."""
-    square = pad_to_square(image, sizes.pad_colour) if sizes.pad_to_square else image
-    for_vlm = resize_shortest_edge_center_crop(square, sizes.vlm)
+    if sizes.pad_to_square:
+        for_vlm = padded_to_square(image, sizes.pad_colour, sizes.vlm)
+    else:
+        for_vlm = resize_shortest_edge_center_crop(image, sizes.vlm)
     return _to_tensor(np.asarray(for_vlm)), _to_tensor(np.asarray(sizes.fit.fit_image(image)))
 
 

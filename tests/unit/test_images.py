@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from prs_med.data.clip_input import pad_to_square, resize_shortest_edge_center_crop
+from prs_med.data.clip_input import padded_to_square, resize_shortest_edge_center_crop
 from prs_med.data.images import check_same_size, load_image, load_mask
 from prs_med.data.records import DataError
 
@@ -128,18 +128,17 @@ def test_sizes_must_agree() -> None:
         check_same_size(noise(40, 50), disc(), "a.csv:2")
 
 
-@given(EDGES, EDGES)
-@settings(max_examples=50)
-def test_padding_centres_the_image(width: int, height: int) -> None:
-    image = noise(width, height)
-    square = np.asarray(pad_to_square(image, (1, 2, 3)))
-    side = max(width, height)
-    assert square.shape == (side, side, 3)
-    left, top = (side - width) // 2, (side - height) // 2
-    inside = np.zeros((side, side), bool)
-    inside[top : top + height, left : left + width] = True
-    np.testing.assert_array_equal(square[inside], np.asarray(image).reshape(-1, 3))
-    assert (square[~inside] == (1, 2, 3)).all()
+@given(EDGES, EDGES, st.integers(1, 40))
+@example(40, 1100, 30)
+@example(1100, 40, 30)
+@settings(max_examples=100)
+def test_padding_centres_the_image_on_a_square(width: int, height: int, size: int) -> None:
+    image, side = noise(width, height), max(width, height)
+    square = Image.new("RGB", (side, side), (1, 2, 3))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    expected = square.resize((size, size), Image.Resampling.BICUBIC)
+    found = padded_to_square(image, (1, 2, 3), size)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
 @given(EDGES, EDGES, st.integers(1, 40))

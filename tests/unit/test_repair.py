@@ -110,3 +110,28 @@ def test_white_space_means_nothing_where_separators_have_it_too() -> None:
 def test_many_commas_take_no_time() -> None:
     columns = " ".join(["question", "answer", *"abcdefghij"])
     assert read("x," * 400, columns) is None
+
+
+@pytest.mark.parametrize("order", ["image_path question split", "question image_path split"])
+@pytest.mark.parametrize("text", ["x," * 4000, "," * 8000, ",x, y" * 2000, "train," * 1500])
+def test_the_search_for_a_way_has_an_end(order: str, text: str) -> None:
+    looked = []
+
+    def is_a_file(value: str) -> bool:
+        looked.append(value)
+        return False
+
+    def never(value: str) -> bool:
+        looked.append(value)
+        return len(looked) % 2 == 0
+
+    for recognise in (is_a_file, never):
+        looked.clear()
+        recognised = {"image_path": recognise, "split": SPLITS.__contains__}
+        assert repair(text, [*order.split(), "answer", "position"], recognised, True) is None
+        assert len(looked) <= 300
+
+
+def test_a_row_of_thousands_of_columns_is_not_repaired() -> None:
+    columns = [f"c{number}" for number in range(5000)]
+    assert repair("x," * 5001, columns, {}, True) is None
