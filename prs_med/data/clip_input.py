@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from PIL import Image
 
-
 _BAND = 512
 """Rows of the square that are made at once."""
 
