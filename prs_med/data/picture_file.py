@@ -9,7 +9,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from prs_med.data.records import DataError
 
@@ -60,6 +60,8 @@ def open_picture(data: bytes, where: str) -> Picture:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise _unreadable(where, f"not one of {', '.join(_FORMATS)}") from error
     # On damaged bytes its parsers raise nearly every type there is.
     except Exception as error:
         raise _unreadable(where, error) from error
@@ -144,7 +146,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _unreadable(where: str, error: Exception) -> DataError:
+def _unreadable(where: str, error: Exception | str) -> DataError:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return DataError(
         f"{where}: not a readable image ({reason}); replace the file or remove its rows"

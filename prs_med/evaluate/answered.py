@@ -44,16 +44,22 @@ def answer_all(
 ) -> Iterator[Answered]:
     """Answer the questions with these numbers, in this order.
 
-    All images are read ahead in the threads of ``pool``.
+    The images of the next batch are read meanwhile in the threads of ``pool``; more of them would
+    take memory without need.
 
     Raises:
         DataError: under ``strict``, for the first that cannot be used; and where the data itself
             cannot be read.
     """
-    reading = {number: pool.submit(_read, questions, number) for number in numbers}
+    waiting: list[Future[_Read]] = []
     for start in range(0, len(numbers), batch_size):
-        batch = [reading.pop(number) for number in numbers[start : start + batch_size]]
-        yield from _answer_batch(answerer, batch, strict)
+        batch = numbers[start : start + batch_size]
+        reading = [pool.submit(_read, questions, number) for number in batch]
+        if waiting:
+            yield from _answer_batch(answerer, waiting, strict)
+        waiting = reading
+    if waiting:
+        yield from _answer_batch(answerer, waiting, strict)
 
 
 @dataclass(frozen=True)

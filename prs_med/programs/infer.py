@@ -9,7 +9,8 @@ overlays/       the same drawn on the images
 triplets/       image, true mask and predicted mask side by side
 probabilities/  with --probability_maps
 
-An image that cannot be read has its error in results.csv; --strict stops at it. Several GPUs:
+An image that cannot be read has its error in results.csv; --strict stops at it. In a folder, masks,
+results of commands and files that are no pictures are passed over, and said to be. Several GPUs:
 deepspeed launch/infer.py, torchrun or srun. An interrupted run goes on when the same command is
 given again. Exit status: 0 done, 2 a mistake in settings, data or weights.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ def program(body: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], i
     @functools.wraps(body)
     def main(argv: Sequence[str]) -> int:
         quieten()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names of files need not be text: what is none is printed as \udcff.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return body(argv)
         except Answered:

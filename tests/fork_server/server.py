@@ -158,8 +158,9 @@ def run(request: Request) -> int:
     os.environ.update(request.environment)
     sys.executable = request.python
     words = [word for word in request.arguments if word != "-u"]
-    if len(words) < len(request.arguments):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # The server's own believes that it is a file.
+    unbuffered = len(words) < len(request.arguments)
+    sys.stdout = open(1, "w", 1 if unbuffered else -1, closefd=False)  # noqa: SIM115
     is_module = words[0] == "-m"
     sys.argv = words[1:] if is_module else words
     sys.path[0] = request.folder if is_module else str(Path(words[0]).resolve().parent)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from prs_med.config import Settings
 from prs_med.data.records import DataError
 from prs_med.plan_config import PlanSettings
 from prs_med.programs import data, demo, evaluate, export, infer, plan, train
-from prs_med.programs.program import refused
+from prs_med.programs.program import program, refused
 from prs_med.trainer_names import TRAINER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,3 +227,52 @@ def test_each_mistake_is_a_line_and_a_traceback_of_a_loader_is_none(
     behind = f"Traceback ...\n{DataError.__module__}.DataError: a.csv:3: bad row"
     assert refused(DataError(behind)) == 2
     assert capsys.readouterr().err == "error: a.csv:3: bad row\n"
+
+
+MINE = ["--deepspeed", "x", "--data_root", "x", "--vlm_path", "x", "--sam_ckpt", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "argv"),
+    [
+        ("train", [*MINE, "--save_dir", "file.txt/run"]),
+        ("data build", ["--data_root", "nowhere", "--output", "file.txt/dataset"]),
+        (
+            "infer",
+            ["--checkpoint", "x", "--image", "x", "--question", "x", "--output_dir", "file.txt"],
+        ),
+        ("eval", ["--checkpoint", "x", "--data_root", "x", "--output_dir", "file.txt"]),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    name: str, argv: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file.txt").write_text("mine")
+    status, _, errors = ask(name, capsys, *argv)
+    assert status == 2
+    assert errors.startswith(f"error: {argv[-2]} {argv[-1]}: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["infer", "eval"])
+def test_wrong_words_of_places_are_refused_before_the_weights(
+    name: str, tmp_path: Path, capsys
+) -> None:
+    asked = ["--image", "x", "--question", "x"] if name == "infer" else ["--data_root", "x"]
+    argv = ["--checkpoint", "nowhere", *asked, "--output_dir", str(tmp_path / "out")]
+    status, _, errors = ask(name, capsys, *argv, "--position_words", "nowhere.yaml")
+    assert (status, errors[:37]) == (2, "error: --position_words nowhere.yaml:")
+
+
+def test_a_name_that_is_no_text_can_be_printed(monkeypatch) -> None:
+    @program
+    def main(argv: Sequence[str]) -> int:
+        print(argv[0])
+        return 0
+
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "utf-8"))
+    assert main(["\udcff.png"]) == 0
+    sys.stdout.flush()
+    assert raw.getvalue() == b"\\udcff.png\n"
