@@ -25,6 +25,7 @@ from prs_med.data.records import DataError
 from prs_med.mask_classes import MaskClass
 
 _ORIENTATION = "prs_med orientation"
+_LOSSY = ("JPEG", "JPEG2000", "WEBP")
 _USED_SHARE = 4
 """Of 16 bits, values must reach this part of the range: less is what 12 or 14 bits are, and would
 be black or nearly so."""
@@ -183,15 +184,17 @@ def _mask_picture(data: bytes, where: str) -> Picture:
 
 
 def _foreground(image: Image.Image, where: str) -> np.ndarray:
+    exact = image.format not in _LOSSY
     if is_wide(image):
-        return foreground_of_greys(_wide_values(image, where), where)
+        return foreground_of_greys(_wide_values(image, where), where, exact=exact)
     if image.mode in ("1", "L"):
-        return foreground_of_greys(_greys(image), where)
+        return foreground_of_greys(_greys(image), where, exact=exact)
     numbers = []
     if image.mode == "P":
         numbers = np.unique(np.asarray(image)).tolist()
         _check_palette(image.getpalette("RGB") or [], numbers, where)
-    return foreground_of_colours(np.asarray(converted(image, "RGB", where)), where, numbers)
+    pixels = np.asarray(converted(image, "RGB", where))
+    return foreground_of_colours(pixels, where, numbers, exact)
 
 
 def _numbers(image: Image.Image, where: str) -> np.ndarray:

@@ -24,13 +24,16 @@ _SHOWN = 8
 """Levels that a message lists."""
 
 
-def foreground_of_greys(values: np.ndarray, where: str, numbers: Sequence[int] = ()) -> np.ndarray:
+def foreground_of_greys(
+    values: np.ndarray, where: str, numbers: Sequence[int] = (), exact: bool = True
+) -> np.ndarray:
     """Where a picture with one number for each pixel has foreground.
 
     Args:
         values: (H, W) of whole numbers from 0 to 65535.
         where: names the picture in errors.
         numbers: those that stand for the values in a palette, if there is one.
+        exact: whether its format keeps values as they were.
 
     Returns:
         (H, W) uint8 of zeros and ones.
@@ -48,7 +51,7 @@ def foreground_of_greys(values: np.ndarray, where: str, numbers: Sequence[int] =
             f"{where}: mask values reach only {highest}, so nothing is foreground; save the mask "
             f"with values 0 and 1, or 0 and 255{_or_classes(numbers or present.tolist())}"
         )
-    levels = [level for (level,) in _levels(values, values[..., None], present, half)]
+    levels = [level for (level,) in _levels(values, values[..., None], present, half, exact)]
     if _are_classes(levels, half):
         raise DataError(
             f"{where}: a mask has two levels, but this is a map of several classes, with the "
@@ -59,7 +62,7 @@ def foreground_of_greys(values: np.ndarray, where: str, numbers: Sequence[int] =
 
 
 def foreground_of_colours(
-    pixels: np.ndarray, where: str, numbers: Sequence[int] = ()
+    pixels: np.ndarray, where: str, numbers: Sequence[int] = (), exact: bool = True
 ) -> np.ndarray:
     """Where a picture in colours has foreground: where its strongest channel has.
 
@@ -67,11 +70,11 @@ def foreground_of_colours(
     """
     red, green, blue = (pixels[..., channel] for channel in range(3))
     if np.array_equal(red, green) and np.array_equal(green, blue):
-        return foreground_of_greys(np.ascontiguousarray(red), where, numbers)
+        return foreground_of_greys(np.ascontiguousarray(red), where, numbers, exact)
     strength = np.maximum(np.maximum(red, green), blue)
     codes = (red.astype(np.int32) << 16) | (green.astype(np.int32) << 8) | blue
     half, highest = 127, int(strength.max())
-    levels = _levels(codes, pixels, np.unique(codes), half)
+    levels = _levels(codes, pixels, np.unique(codes), half, exact)
     if 1 < highest <= half or _are_classes([max(level) for level in levels], half):
         colours = ["#" + "".join(f"{part:02x}" for part in level) for level in levels]
         raise DataError(
@@ -91,7 +94,7 @@ def _are_classes(levels: Sequence[int], half: int) -> bool:
 
 
 def _levels(
-    codes: np.ndarray, pixels: np.ndarray, present: np.ndarray, half: int
+    codes: np.ndarray, pixels: np.ndarray, present: np.ndarray, half: int, exact: bool
 ) -> list[tuple[int, ...]]:
     """The levels of a picture, the darkest first; each has a value for each of C channels.
 
@@ -100,6 +103,7 @@ def _levels(
         pixels: (H, W, C), what the numbers stand for.
         present: the numbers that occur.
         half: the highest value that is not foreground.
+        exact: whether the format of the picture keeps values as they were.
     """
     found = present
     if len(present) > 2 and min(codes.shape) > 2:
@@ -111,7 +115,8 @@ def _levels(
             found = np.union1d(found, np.setdiff1d(narrow, edges))
     colours = [_channels(int(code), pixels.shape[2]) for code in found]
     nearby = (half + 1) // 4
-    lone = pixels.shape[2] == 1 and (present > nearby).sum() == 1
+    bright = pixels[pixels > nearby] if exact and pixels.shape[2] == 1 else pixels[:0]
+    lone = bright.size >= _SOLID and bright.min() == bright.max()
     if lone or pixels.max() <= 1:
         # No noise reaches up there, so it is not noise down here either, but labels such as 1 and
         # 2, with 255 for what is to be ignored.
@@ -152,7 +157,7 @@ def _solid(codes: np.ndarray) -> np.ndarray:
 
 def _between(pixels: np.ndarray) -> np.ndarray:
     """Which pixels may be smoothed edges, (H, W) bool: in each channel in which their neighbours
-    differ, one is lower and one is higher."""
+    differ, one is lower and one is higher. Of the outermost pixels nobody knows."""
     height, width = pixels.shape[:2]
     padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
     lowest, highest = pixels.copy(), pixels.copy()
@@ -164,6 +169,7 @@ def _between(pixels: np.ndarray) -> np.ndarray:
     constant = lowest == highest
     inside = constant | ((lowest < pixels) & (pixels < highest))
     between: np.ndarray = inside.all(axis=2) & ~constant.all(axis=2)
+    between[[0, -1]] = between[:, [0, -1]] = True
     return between
 
 

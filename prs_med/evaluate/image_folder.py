@@ -85,7 +85,7 @@ def _sort_in(found: ImageFolder, path: Path, of_masks: bool) -> None:
         if path.name.lower().endswith(".nii.gz"):
             ending = ".nii.gz"
         found.others[ending or _NO_ENDING] += 1
-    elif of_masks or path.stem.endswith(MASK_SUFFIX):
+    elif of_masks or path.stem.lower().endswith(MASK_SUFFIX.lower()):
         found.masks += 1
     else:
         found.images.append(path)

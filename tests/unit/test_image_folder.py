@@ -34,7 +34,7 @@ def test_masks_are_not_asked_about(tmp_path: Path) -> None:
     fill(
         tmp_path,
         *("train_images/a.png", "train_masks/a.png", "train_masks_parts/a_1.png", "masks/b.png"),
-        *("ISIC_1.jpg", "ISIC_1_Segmentation.png", "images_and_masks/c.png", "gas_masks.png"),
+        *("ISIC_1.jpg", "ISIC_1_segmentation.png", "images_and_masks/c.png", "gas_masks.png"),
     )
     found = image_folder(tmp_path)
     assert names(tmp_path) == [

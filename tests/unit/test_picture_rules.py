@@ -109,12 +109,12 @@ def test_the_noise_of_jpeg_makes_no_classes(mask: np.ndarray, quality: int, mode
 @given(
     shapes(),
     st.sampled_from([Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.BOX]),
-    st.sampled_from([(112, 80), (100, 90), (30, 25), (28, 20), (160, 200)]),
+    st.sampled_from([(112, 80), (150, 100), (168, 120), (400, 300), (500, 700)]),
 )
 def test_smoothed_edges_make_no_classes(
     mask: np.ndarray, how: Image.Resampling, size: tuple[int, int]
 ) -> None:
-    mask = np.kron(mask, np.ones((3, 3), np.uint8))  # nothing is as thin as a pixel
+    mask = np.kron(mask, np.ones((6, 6), np.uint8))  # nothing is as thin as a pixel afterwards
     scaled = Image.fromarray(mask * np.uint8(255)).resize(size, how)
     expected = np.asarray(scaled) > 127
     if np.asarray(scaled).max() > 127:
