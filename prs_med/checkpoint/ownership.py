@@ -12,13 +12,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from prs_med.checkpoint.errors import SupersededError
@@ -28,8 +30,11 @@ LOOK_SECONDS = 15.0
 """Seconds after which its holder looks again whether somebody knocks."""
 PATIENCE_SECONDS = 60.0
 """How long a lease counts that is not renewed though somebody knocks."""
+RELEASE_SECONDS = 10.0
+"""How long the end of a run waits for a place to take its lease back."""
 
 _ATTEMPTS = "attempts/"
+_CLAIM = re.compile(rf"{_ATTEMPTS}(\d+)\.json")
 _KNOCK = f"{_ATTEMPTS}knock-"
 _LEASE = "lease.json"
 _logger = logging.getLogger("prs_med.checkpoint")
@@ -41,6 +46,9 @@ class Attempt:
 
     number: int
     run: str
+    """Identity of the run; empty where its claims cannot be read any more."""
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What the claim says of the run: JSON values."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,16 @@ class _Holder:
     """Identity of the machine's boot and of the process numbers that are seen there."""
     job: str
     """The scheduler's name of the job, the same when it is started again; may be empty."""
+    start: int = 0
+    """How often the scheduler had started the job again."""
     renewals: int = 0
 
 
 def last_attempt(store: Store) -> Attempt | None:
     """The newest attempt that was claimed, if any.
+
+    A claim that is damaged, as a machine that loses power may leave it, still counts: its name has
+    the number, and claims before it the run.
 
     Raises:
         StorageError: it cannot be found out.
@@ -67,21 +80,28 @@ def last_attempt(store: Store) -> Attempt | None:
 
 
 def _newest(store: Store, names: list[str]) -> Attempt | None:
-    claims = [name for name in names if name.endswith(".json")]
+    claims = sorted(
+        ((int(match[1]), name) for name in names if (match := _CLAIM.fullmatch(name))),
+        reverse=True,
+    )
     if not claims:
         return None
-    newest = max(claims)
-    claim = json.loads(store.read(newest))
-    return Attempt(int(newest.removeprefix(_ATTEMPTS).removesuffix(".json")), claim["run"])
+    for _, name in claims:
+        try:
+            about = json.loads(store.read(name))
+            return Attempt(claims[0][0], about.pop("run"), about)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            _logger.warning("%s: is damaged, and passed over", store.where(name))
+    return Attempt(claims[0][0], "")
 
 
 class Ownership:
     """The right to save to a place, from :func:`claim` until :meth:`release`."""
 
-    def __init__(self, store: Store, attempt: Attempt, job: str) -> None:
+    def __init__(self, store: Store, attempt: Attempt) -> None:
         self.attempt = attempt
         self._store = store
-        self._holder = _this_process(attempt.number, job)
+        self._holder = _this_process(attempt.number)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -99,7 +119,10 @@ class Ownership:
         """As :meth:`check`; the names of those who knock."""
         names = self._store.names(_ATTEMPTS)
         last = _newest(self._store, names)
-        if last is not None and last != self.attempt:
+        is_ours = last == self.attempt
+        if last is not None and last.number == self.attempt.number and not last.run:
+            is_ours = True  # Our own claim is damaged.
+        if last is not None and not is_ours:
             raise SupersededError(
                 f"{self._store.where(_ATTEMPTS)}: attempt {last.number} of run {last.run} has "
                 f"taken over from this one ({self.attempt.number}), which may not save any more"
@@ -107,13 +130,26 @@ class Ownership:
         return {name for name in names if name.startswith(_KNOCK)}
 
     def release(self) -> None:
-        """Give the place free at the end."""
+        """Give the place free at the end; one that does not answer in time keeps the lease until
+        that expires."""
+        deadline = time.monotonic() + RELEASE_SECONDS
         self._done.set()
-        self._thread.join()
+        self._thread.join(RELEASE_SECONDS)
+        if not self._thread.is_alive():
+            last = threading.Thread(target=self._give_back, name="lease", daemon=True)
+            last.start()
+            last.join(max(0.0, deadline - time.monotonic()))
+            if not last.is_alive():
+                return
+        _logger.warning(
+            "%s: does not answer; the lease stays until it expires", self._store.where(_LEASE)
+        )
+
+    def _give_back(self) -> None:
         try:
             # Only if it is still ours.
             found = _read_lease(self._store)
-            if found is not None and found.attempt == self.attempt.number:
+            if found and found.holder and found.holder.attempt == self.attempt.number:
                 self._store.delete(_LEASE)
         except StorageError as error:
             _logger.warning("the lease stays until it expires: %s", error)
@@ -148,6 +184,7 @@ def claim(
     after: int,
     say: Callable[[str], None],
     patience: float = PATIENCE_SECONDS,
+    about: Mapping[str, Any] | None = None,
 ) -> Ownership:
     """Start the attempt after ``after`` of ``run``.
 
@@ -156,33 +193,46 @@ def claim(
         after: number of the newest attempt that is known; 0 for a new run.
         say: told what is waited for.
         patience: seconds after which a lease counts for nothing that is not renewed.
+        about: what the claim is to say of the run, as :attr:`Attempt.about`.
 
     Raises:
         SupersededError: another process saves there.
         StorageError: the place cannot be used.
     """
-    job = _job()
-    _wait_for_the_lease(store, job, say, patience)
-    attempt = Attempt(after + 1, run)
-    text = json.dumps({"run": run, **asdict(_this_process(attempt.number, job))}).encode()
+    _wait_for_the_lease(store, say, patience)
+    attempt = Attempt(after + 1, run, about or {})
+    who = asdict(_this_process(attempt.number))
+    text = json.dumps({"run": run, **who, **attempt.about}).encode()
     if not store.create(f"{_ATTEMPTS}{attempt.number:06d}.json", text):
         raise SupersededError(
             f"{store.uri}: another process has just started to save there; give each run a folder "
             "of its own"
         )
-    return Ownership(store, attempt, job)
+    return Ownership(store, attempt)
 
 
-def _wait_for_the_lease(
-    store: Store, job: str, say: Callable[[str], None], patience: float
-) -> None:
+@dataclass(frozen=True)
+class _Lease:
+    """A lease as it lies there."""
+
+    text: bytes
+    holder: _Holder | None
+    """None where it is damaged."""
+
+    @property
+    def who(self) -> str:
+        """Who holds it, for messages."""
+        held = self.holder
+        return f"process {held.process} on {held.host}" if held else "a process of unknown name"
+
+
+def _wait_for_the_lease(store: Store, say: Callable[[str], None], patience: float) -> None:
     found = _read_lease(store)
-    if found is None or _is_over(found, job):
+    if found is None or (found.holder and _is_over(found.holder)):
         return
-    who = f"process {found.process} on {found.host}"
     say(
-        f"{store.uri}: {who} was saving there; waiting up to {patience:.0f} s to see whether it "
-        "still runs"
+        f"{store.uri}: {found.who} was saving there; waiting up to {patience:.0f} s to see whether "
+        "it still runs"
     )
     with _knocking(store):
         deadline = time.monotonic() + patience
@@ -193,7 +243,7 @@ def _wait_for_the_lease(
                 return
             if now != found:
                 raise SupersededError(
-                    f"{store.uri}: {who} is saving there; give this run another folder, or end "
+                    f"{store.uri}: {now.who} is saving there; give this run another folder, or end "
                     "that one"
                 )
 
@@ -212,11 +262,13 @@ def _knocking(store: Store) -> Iterator[None]:
             _logger.warning("a file that serves no more stays: %s", error)
 
 
-def _is_over(holder: _Holder, job: str) -> bool:
+def _is_over(holder: _Holder) -> bool:
     """Whether the process that held a lease is known to have ended."""
-    if job and holder.job == job:
+    here = _this_process(0)
+    # A scheduler ends all of a job before it starts it again. Within one start of it there may be
+    # several at once.
+    if here.job and holder.job == here.job and holder.start < here.start:
         return True
-    here = _this_process(0, job)
     if (holder.host, holder.namespace) != (here.host, here.namespace):
         return False
     try:
@@ -227,17 +279,19 @@ def _is_over(holder: _Holder, job: str) -> bool:
     return status.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
-def _read_lease(store: Store) -> _Holder | None:
+def _read_lease(store: Store) -> _Lease | None:
     try:
-        return _Holder(**json.loads(store.read(_LEASE)))
+        text = store.read(_LEASE)
     except MissingFileError:
         return None
-    except (ValueError, TypeError) as error:
-        raise StorageError(f"{store.where(_LEASE)}: is no lease ({error})") from None
+    try:
+        return _Lease(text, _Holder(**json.loads(text)))
+    except (ValueError, TypeError):
+        return _Lease(text, None)
 
 
-def _this_process(attempt: int, job: str) -> _Holder:
-    return _Holder(attempt, socket.gethostname(), os.getpid(), _namespace(), job)
+def _this_process(attempt: int) -> _Holder:
+    return _Holder(attempt, socket.gethostname(), os.getpid(), _namespace(), *_job())
 
 
 def _namespace() -> str:
@@ -248,9 +302,11 @@ def _namespace() -> str:
         return ""
 
 
-def _job() -> str:
-    """The name of the job that starts its processes again after a failure."""
+def _job() -> tuple[str, int]:
+    """The name of the job that starts its processes again after a failure, and how often it has."""
     if slurm := os.environ.get("SLURM_JOB_ID"):
-        return f"slurm {slurm}"
+        return f"slurm {slurm}", int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     elastic = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return "" if elastic == "none" else f"torchelastic {elastic}"
+    if elastic == "none":
+        return "", 0
+    return f"torchelastic {elastic}", int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)

@@ -7,10 +7,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from prs_med.batch import Batch
 from prs_med.data.collate import Collator
+from prs_med.data.loader_workers import GuardedLoader
 from prs_med.data.order import Rank, evaluation_batches, training_positions
 from prs_med.data.records import Record
 from prs_med.data.rows import modality_vocabulary
@@ -135,8 +136,8 @@ class LocalData:
 
     def _loader(
         self, dataset: Any, collator: Collator, order: Iterable[list[Any]]
-    ) -> DataLoader[Batch]:
-        return DataLoader(
+    ) -> GuardedLoader:
+        return GuardedLoader(
             dataset,
             batch_sampler=BatchOrder(order),
             collate_fn=collator,

@@ -23,12 +23,26 @@ from tests.patience import patience
 pytestmark = pytest.mark.distributed
 
 
+LONG = ("--max_steps", "100000", "--num_workers", "2")
+
+
 def signal_one(process: subprocess.Popen[str], save_dir: Path, number: signal.Signals) -> None:
     os.kill(ranks(process)[-1], number)
 
 
+def signal_the_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """As a terminal, ``timeout`` and ``kill -- -GROUP`` do: workers of the loader get it, too."""
+    (rank,) = ranks(process)
+    workers = [int(n) for t in Path(f"/proc/{rank}/task").glob("*/children")
+               for n in t.read_text().split()]  # fmt: skip
+    assert workers
+    for one in (*workers, rank):
+        os.kill(one, number)
+
+
 ASKED_BY: dict[str, tuple[str, Callable[[subprocess.Popen[str], Path], None]]] = {
-    "python-SIGTERM": ("SIGTERM", lambda p, d: p.send_signal(signal.SIGTERM)),
+    "python-SIGTERM": ("SIGTERM", lambda p, d: signal_the_group(p, signal.SIGTERM)),
+    "python-SIGHUP": ("SIGHUP", lambda p, d: p.send_signal(signal.SIGHUP)),
     "python-SIGUSR1": ("SIGUSR1", lambda p, d: p.send_signal(signal.SIGUSR1)),
     "torchrun-SIGUSR1": ("SIGUSR1", lambda p, d: signal_one(p, d, signal.SIGUSR1)),
     "deepspeed-SIGTERM": ("SIGTERM", lambda p, d: signal_one(p, d, signal.SIGTERM)),
@@ -49,7 +63,7 @@ def kill_launcher(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("case", ASKED_BY)
 def test_it_saves_and_can_go_on(small, tmp_path: Path, case: str) -> None:
     launcher = case.partition("-")[0]
-    process = start(small, launcher, tmp_path, "--max_steps", "100000", afresh=case in AFRESH)
+    process = start(small, launcher, tmp_path, *LONG, afresh=case in AFRESH)
     try:
         wait_for_lines(process, tmp_path, 1)
         left = ranks(process)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,17 +25,24 @@ from tests.crash.cutting import zero2
 from tests.patience import patience
 from tests.unit.checkpoint_states import State, snapshots
 
+JOBS = {
+    "SLURM_JOB_ID": "SLURM_RESTART_COUNT",
+    "TORCHELASTIC_RUN_ID": "TORCHELASTIC_RESTART_COUNT",
+}
+"""What names a job, and counts how often it was started again."""
+
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
     """A place whose holders look often who knocks; nothing of the test's own job is seen."""
     monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.05)
-    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    for job, restarts in JOBS.items():
+        monkeypatch.delenv(job, raising=False)
+        monkeypatch.delenv(restarts, raising=False)
     return DirectoryStore(tmp_path)
 
 
-def claimed(store: DirectoryStore, run: str, after: int, **more: float) -> Ownership:
+def claimed(store: DirectoryStore, run: str, after: int, **more: Any) -> Ownership:
     said: list[str] = []
     owned = claim(store, run, after, said.append, **more)
     wait_until(lambda: lease(store).get("attempt") == owned.attempt.number)
@@ -147,12 +155,13 @@ def test_a_lease_of_another_machine_counts_until_it_is_not_renewed(store: Direct
     owned.release()
 
 
-@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+@pytest.mark.parametrize("name", JOBS)
 def test_the_same_job_that_is_started_again_waits_for_nothing(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "job-4711")
     first = claimed(store, "run", 0)
+    monkeypatch.setenv(JOBS[name], "1")
     said: list[str] = []
     second = claim(store, "run", 1, said.append)
     assert (second.attempt.number, said) == (2, [])
@@ -163,11 +172,26 @@ def test_the_same_job_that_is_started_again_waits_for_nothing(
     first.release()
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_a_second_start_within_one_job_does_not_take_over_what_still_runs(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Such as two srun in one allocation."""
+    monkeypatch.setenv(name, "job-4711")
+    monkeypatch.setenv(JOBS[name], "2")
+    first = claimed(store, "run", 0)
+    with pytest.raises(SupersededError, match="is saving there"):
+        claim(store, "run", 1, lambda text: None)
+    first.check()
+    first.release()
+
+
 def test_a_replaced_attempt_stops_renewing_and_leaves_the_lease_alone(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     first = claimed(store, "run", 0)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     second = claimed(store, "run", 1)
     first._thread.join(patience(60))
     assert not first._thread.is_alive()
@@ -195,6 +219,7 @@ def test_a_replaced_attempt_may_not_commit(
     outcome = early.wait()
     assert outcome is not None
     assert not outcome.error
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     second = claimed(store, "run", 1)
     early.save(CheckpointName(1, 2), part)
     outcome = early.wait()
@@ -232,10 +257,74 @@ def test_claims_that_cannot_be_listed_are_no_permission(tmp_path: Path) -> None:
     owned.release()
 
 
-def test_a_lease_that_cannot_be_read_is_named(store: DirectoryStore) -> None:
-    store.write("lease.json", b"{")
-    with pytest.raises(StorageError, match=r"lease\.json: is no lease"):
-        claim(store, "run", 0, lambda text: None)
+@pytest.mark.parametrize("left", [b"", b"{", b"[1]", b'{"attempt": 1}'])
+def test_a_damaged_lease_counts_until_it_is_not_renewed(store: DirectoryStore, left: bytes) -> None:
+    """As a machine that loses power may leave it."""
+    store.write("lease.json", left)
+    said: list[str] = []
+    owned = claim(store, "run", 0, said.append, patience=0.2)
+    assert "a process of unknown name was saving there" in said[0]
+    owned.check()
+    owned.release()
+
+
+def test_who_renews_a_damaged_lease_is_alive(store: DirectoryStore) -> None:
+    first = claimed(store, "run", 0)
+    store.write("lease.json", b"")
+    with pytest.raises(SupersededError, match=rf"process {os.getpid()} .* is saving there"):
+        claim(store, "run", 1, lambda text: None)
+    first.release()
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b"7", b"[]"])
+def test_a_damaged_claim_counts_and_the_run_is_told_by_those_before(
+    store: DirectoryStore, left: bytes
+) -> None:
+    claimed(store, "run", 0, about={"settings": {"seed": 1}}).release()
+    store.write("attempts/000002.json", left)
+    store.write("attempts/notes.json", b"not a claim")
+    assert last_attempt(store) == Attempt(2, "run")
+    owned = claimed(store, "run", 2)
+    store.write("attempts/000003.json", left)
+    owned.check()
+    owned.release()
+
+
+def test_claims_that_are_all_damaged_tell_no_run(store: DirectoryStore) -> None:
+    store.write("attempts/000001.json", b"")
+    assert last_attempt(store) == Attempt(1, "")
+
+
+def test_a_claim_says_what_it_is_told_of_the_run(store: DirectoryStore) -> None:
+    claimed(store, "run", 0, about={"settings": {"seed": 1}}).release()
+    found = last_attempt(store)
+    assert found is not None
+    assert found.about["settings"] == {"seed": 1}
+
+
+def test_the_end_does_not_wait_for_a_place_that_does_not_answer(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ownership, "RELEASE_SECONDS", 0.2)
+    for silent in ("names", "read"):
+        owned = claimed(store, "run", 0)
+        answers = threading.Event()
+
+        def say_nothing(*_: object, until: threading.Event = answers) -> list[str]:
+            until.wait(patience(60))
+            return []
+
+        monkeypatch.setattr(store, silent, say_nothing)
+        time.sleep(0.1)
+        begun = time.monotonic()
+        owned.release()
+        assert time.monotonic() - begun < patience(5)
+        assert "does not answer; the lease stays until it expires" in caplog.messages[-1]
+        monkeypatch.undo()
+        monkeypatch.setattr(ownership, "RELEASE_SECONDS", 0.2)
+        answers.set()
+        for name in store.names():
+            store.delete(name)
 
 
 def test_claim_and_lease_say_who_holds_them(

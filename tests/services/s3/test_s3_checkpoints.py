@@ -201,7 +201,9 @@ def test_a_replaced_attempt_may_not_commit(server: Server, monkeypatch: pytest.M
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     places = server.places()
     first = claim(places[0].store, "run", 0, print)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     second = claim(places[0].store, "run", 1, print)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     with pytest.raises(SupersededError, match="another process has just started to save there"):
         claim(places[0].store, "another", 1, print)
     for attempt, owned in ((1, first), (2, second)):
