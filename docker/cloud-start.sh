@@ -65,13 +65,44 @@ for variable in $(compgen -e | grep -E '^(AWS_|HF_TOKEN$|WANDB_API_KEY$)'); do
 done
 [ "${GPUS:-all}" = none ] || options+=(--gpus "${GPUS:-all}")
 
-# Training saves and ends with 75 within the two minutes.
+# Training saves and ends with 75 within the two minutes. Bash sees a signal between two commands, or
+# in "wait": whatever takes long runs in the background.
 ASKED=
-stop() {
-    ASKED=yes
-    docker stop --time 110 "$NAME" >/dev/null 2>&1
+trap 'say "asked to end"; ASKED=yes' TERM INT
+
+end_if_asked() {
+    [ -z "$ASKED" ] || finish 75 "asked to end while nothing was trained; the same start goes on"
 }
-trap 'say "asked to end"; stop' TERM INT
+
+# Run a command, and when this script is asked to end, the one that stops it, until it has ended.
+patiently() { # STOP WORDS...
+    "${@:2}" &
+    RUNNING=$!
+    local status=0 again
+    while kill -0 "$RUNNING" 2>/dev/null; do
+        if [ -z "$ASKED" ]; then
+            wait "$RUNNING"
+            status=$?
+        else
+            # Again and again: a container that is only being made cannot be stopped yet.
+            "$1" >/dev/null 2>&1
+            sleep 0.5
+        fi
+    done
+    # What it ended with, if that was in the same moment as the signal.
+    wait "$RUNNING"
+    again=$?
+    [ $again -eq 127 ] || status=$again
+    return "$status"
+}
+
+stop_container() {
+    docker stop --time 110 "$NAME"
+}
+
+stop_command() {
+    kill "$RUNNING"
+}
 
 # AWS announces that it takes a spot machine away two minutes before; other clouds send SIGTERM.
 watch_for_the_end() {
@@ -89,19 +120,11 @@ watch_for_the_end() {
 }
 
 in_container() { # WORDS...
-    docker run "${options[@]}" "$IMAGE" "$@" &
-    local running=$! status again
-    # A signal ends "wait" at once; the container is still to be waited for.
-    while true; do
-        wait "$running"
-        status=$?
-        kill -0 "$running" 2>/dev/null || break
-    done
-    # What it ended with, if that was in the same moment as the signal.
-    wait "$running"
-    again=$?
-    [ $again -eq 127 ] || status=$again
-    return "$status"
+    patiently stop_container docker run "${options[@]}" "$IMAGE" "$@"
+}
+
+pause() { # SECONDS
+    patiently stop_command sleep "$1"
 }
 
 # Whether the run saved and ended as somebody asked, and not because S3 was away.
@@ -110,27 +133,33 @@ stopped() {
     [ "$file" -nt "$WORK/began" ] && grep -qs '"state": "stopped"' "$file"
 }
 
-away=0
-until docker pull --quiet "$IMAGE"; do
+watch_for_the_end >/dev/null 2>&1 &
+WATCHER=$!
+until patiently stop_command docker pull --quiet "$IMAGE"; do
+    end_if_asked
     [ "$((tries = ${tries:-0} + 1))" -lt 5 ] || finish 1 "cannot pull $IMAGE"
-    sleep 10
+    pause 10
 done
+end_if_asked
+away=0
 if [ -n "${WEIGHTS:-}" ]; then
     until in_container python docker/fetch_weights.py "$WEIGHTS" /cache/weights; do
         status=$?
+        end_if_asked
         away=$((away + 1))
-        if [ $status -ne 75 ] || [ -n "$ASKED" ] || [ $away -ge "${MAX_OUTAGES:-50}" ]; then
+        if [ $status -ne 75 ] || [ $away -ge "${MAX_OUTAGES:-50}" ]; then
             finish 1 "cannot fetch $WEIGHTS"
         fi
-        sleep "${PAUSE_S:-10}"
+        pause "${PAUSE_S:-10}"
+        end_if_asked
     done
+    end_if_asked
 fi
-watch_for_the_end >/dev/null 2>&1 &
-WATCHER=$!
 
 crashes=0
 away=0
 while true; do
+    end_if_asked
     began=$SECONDS
     : >"$WORK/began"
     in_container train --deepspeed ds_configs/zero2.json --data "$DATA" \
@@ -147,7 +176,7 @@ while true; do
             away=$((away + 1))
             [ $away -lt "${MAX_OUTAGES:-50}" ] || finish 75 "storage was away $away times in a row"
             say "storage is away; starting again from the last checkpoint"
-            sleep "${PAUSE_S:-10}"
+            pause "${PAUSE_S:-10}"
             continue
             ;;
     esac
@@ -157,5 +186,5 @@ while true; do
     crashes=$((crashes + 1))
     [ $crashes -lt "${MAX_CRASHES:-3}" ] || finish $status "ended with $status, for the $crashes. time"
     say "ended with $status; starting again from the last checkpoint"
-    sleep "${PAUSE_S:-10}"
+    pause "${PAUSE_S:-10}"
 done

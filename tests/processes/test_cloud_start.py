@@ -24,7 +24,12 @@ DOCKER = """#!/bin/bash
 echo "$*" >>"$STAND_IN/calls"
 case $1 in
 stop) kill -TERM "$(cat "$STAND_IN/pid")" ;;
+pull)
+    [ ! -e "$STAND_IN/slow-pull" ] || exec sleep 600 >/dev/null 2>&1
+    ;;
 run)
+    # What it takes until there is a container to stop.
+    [ ! -e "$STAND_IN/slow-run" ] || sleep 1
     how=$(head -1 "$STAND_IN/ends")
     sed -i 1d "$STAND_IN/ends"
     if [ "$how" = stopped ]; then
@@ -182,6 +187,51 @@ def test_asked_to_end_it_lets_training_save(machine: Machine) -> None:
     assert process.returncode == 75, output
     assert "stop --time 110 prs-med" in machine.calls
     assert "saved and ended" in output
+
+
+def wait_for_call(machine: Machine, start: str) -> None:
+    deadline = time.monotonic() + patience(30)
+    while not any(call.startswith(start) for call in machine.calls):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_asked_to_end_while_the_image_is_fetched_it_starts_nothing(machine: Machine) -> None:
+    (machine.folder / "slow-pull").touch()
+    process = machine.start("0")
+    wait_for_call(machine, "pull")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=patience(30))
+    assert process.returncode == 75, output
+    assert [call.split()[0] for call in machine.calls] == ["pull"]
+
+
+def test_asked_to_end_before_the_container_is_there_it_is_stopped_all_the_same(
+    machine: Machine,
+) -> None:
+    (machine.folder / "slow-run").touch()
+    process = machine.start("stays")
+    wait_for_call(machine, "run")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=patience(60))
+    assert process.returncode == 75, output
+    assert "saved and ended" in output
+
+
+@pytest.mark.parametrize("stage", ["weights", "a pause between two starts"])
+def test_asked_to_end_between_trainings_it_starts_no_other(machine: Machine, stage: str) -> None:
+    if stage == "weights":
+        process = machine.start("stays", WEIGHTS="s3://bucket/weights")
+        machine.wait_for_training()
+    else:
+        process = machine.start("1", "stays", PAUSE_S="600")
+        wait_for_call(machine, "run")
+        time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=patience(60))
+    assert process.returncode == 75, output
+    assert "asked to end while nothing was trained" in output
+    assert sum(call.startswith("run") for call in machine.calls) == 1
 
 
 @pytest.fixture
