@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,38 @@ _logger = logging.getLogger("prs_med.storage")
 
 class TransientError(Exception):
     """A failure that may pass: throttling, a broken connection, an answer that does not come."""
+
+
+class _LastCall:
+    """When this process stops repeating requests, in seconds of time.monotonic."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._moment = math.inf
+
+    def set(self, moment: float) -> None:
+        with self._changed:
+            self._moment = moment
+            self._changed.notify_all()
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._moment
+
+    def pause(self, seconds: float) -> None:
+        """Sleep so long, or until it is over."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while (left := min(until, self._moment) - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+
+_last_call = _LastCall()
+
+
+def give_up_by(moment: float) -> None:
+    """Repeat no request of this process any more from ``moment`` on, in seconds of
+    time.monotonic; ``math.inf``: be as patient as ever."""
+    _last_call.set(moment)
 
 
 class Outage:
@@ -133,7 +166,8 @@ def patiently(
         return Retrying(
             retry=retry_if_exception_type(TransientError),
             wait=wait_random_exponential(multiplier=0.5, max=30),
-            stop=lambda state: stop(state) or lasting.seconds() >= patience,
+            stop=lambda state: stop(state) or lasting.seconds() >= patience or _last_call.is_over(),
+            sleep=_last_call.pause,
             before_sleep=log,
             reraise=True,
         )(attempt)
