@@ -57,6 +57,10 @@ class DirectoryPlace:
         """See :class:`prs_med.checkpoint.place.Place`."""
         return self.store.read(f"{name}/{file.name}", offset, length)
 
+    def size(self, name: CheckpointName, file: StoredFile) -> int | None:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        return self.store.size(f"{name}/{file.name}")
+
     def begin(self, name: CheckpointName) -> Path:
         """See :class:`prs_med.checkpoint.place.Place`."""
         draft = self._draft(name)
@@ -104,6 +108,10 @@ class DirectoryPlace:
                 return False
             raise folder_error(str(final), error) from error
         return True
+
+    def amend(self, name: CheckpointName, manifest: bytes) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`: a rename, too."""
+        self.store.write(f"{name}/{MANIFEST}", manifest)
 
     def discard(self, name: CheckpointName) -> None:
         """See :class:`prs_med.checkpoint.place.Place`."""

@@ -1,10 +1,15 @@
-"""What can go wrong with checkpoints."""
+"""What can go wrong with checkpoints, told apart everywhere.
+
+A damaged one is passed over for the one before; one that does not fit is refused, since the one
+before would not fit either; and where storage does not answer (:mod:`prs_med.storage.store`),
+nothing is known of any.
+"""
 
 from __future__ import annotations
 
 
 class BrokenCheckpointError(Exception):
-    """A checkpoint, or a file in it, is not what it should be; the message names it."""
+    """A checkpoint, or a file in it, is damaged or missing; the message names it."""
 
 
 class UnfittingCheckpointError(Exception):

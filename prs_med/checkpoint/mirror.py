@@ -51,7 +51,7 @@ class Mirror:
         Args:
             may_commit: called on process 0 before a manifest is written; raises if it must not be.
             committed: called on process 0 after a copy is complete.
-            clear_up: called on process 0 before the first copy.
+            clear_up: called on process 0 before the first copy, and again if it failed.
         """
         self._local = local
         self._remote = remote
@@ -61,27 +61,41 @@ class Mirror:
         self._may_commit = may_commit
         self._committed = committed
         self._clear_up = clear_up
+        self._is_clear = False
         self._tasks = 0
         self._last_task = b""
         self._closing = threading.Event()
         # Copied, or damaged here so that they cannot be.
         self._done: set[CheckpointName] = set()
+        # Complete there, perhaps with another manifest than here; of process 0.
+        self._changed: set[CheckpointName] = set()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
-    def finish(self, seconds: float) -> list[CheckpointName]:
-        """Wait at most so long until all is copied; what is not known to have been."""
+    def changed(self, name: CheckpointName) -> None:
+        """Take note, on process 0, that a complete checkpoint has got another manifest here."""
+        self._changed.add(name)
+
+    def finish(
+        self, seconds: float, hurry: Callable[[], float | None] = lambda: None
+    ) -> list[CheckpointName]:
+        """Wait at most so long until all is copied; what is not known to have been.
+
+        Args:
+            hurry: asked again and again: seconds that are left from now on, if there are fewer all
+                of a sudden.
+        """
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self._thread.is_alive() and self._pending():
+        while time.monotonic() < deadline and self._thread.is_alive() and self._is_behind():
             time.sleep(0.1)
+            if (left := hurry()) is not None:
+                deadline = min(deadline, time.monotonic() + left)
         self._closing.set()
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return self._pending()
 
     def _work(self) -> None:
         pause = _PAUSE_SECONDS
-        if self._rank == 0:
-            self._clear_up()
         while not self._closing.is_set():
             try:
                 if self._rank == 0:
@@ -105,10 +119,15 @@ class Mirror:
         """Complete here, and not known to be done, newest first."""
         return [name for name in newest_only(self._local) if name not in self._done]
 
+    def _is_behind(self) -> bool:
+        return bool(self._pending() or self._changed)
+
     def _to_do(self) -> list[CheckpointName]:
         """Complete here and not there, newest first."""
         if pending := self._pending():
-            self._set_done(set(self._remote.checkpoints()).intersection(pending))
+            there = set(self._remote.checkpoints()).intersection(pending)
+            self._changed |= there  # They may be, by a start that was killed.
+            self._set_done(there)
         return self._pending()
 
     def _set_done(self, names: set[CheckpointName]) -> None:
@@ -134,8 +153,30 @@ class Mirror:
 
     def _lead(self) -> None:
         """Process 0 chooses what all copy together: each time the newest, for a slow network."""
+        if not self._is_clear:
+            self._clear_up()
+            self._is_clear = True
         while not self._closing.is_set() and (names := self._to_do()):
             self._copy(names[0])
+        for name in list(self._changed):
+            # First, since it may change again.
+            self._changed.discard(name)
+            try:
+                self._copy_manifest(name)
+            except OSError:
+                self._changed.add(name)
+                raise
+
+    def _copy_manifest(self, name: CheckpointName) -> None:
+        try:
+            manifest, there = self._local.manifest(name), self._remote.manifest(name)
+            parse_manifest(manifest, self._local.where(name))
+        except (MissingFileError, BrokenCheckpointError):
+            return  # It was removed, because there are newer ones, or is passed over anyway.
+        if manifest != there:
+            self._may_commit()
+            self._remote.amend(name, manifest)
+            self._committed()
 
     def _copy(self, name: CheckpointName) -> None:
         task = self._tell(name, self._done)

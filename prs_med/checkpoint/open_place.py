@@ -13,6 +13,16 @@ from prs_med.storage.s3 import S3Store
 from prs_med.storage.store import StorageError
 
 
+def is_same(one: Place, other: Place) -> bool:
+    """Whether two places are one, however they were spelled."""
+    return _spelled(one) == _spelled(other)
+
+
+def _spelled(place: Place) -> str:
+    uri = place.store.uri
+    return uri if "://" in uri else os.path.realpath(uri)
+
+
 def open_place(uri: str, staging: Path | None = None) -> Place:
     """The place that ``s3://bucket/folder`` or the path of a folder names.
 

@@ -28,6 +28,9 @@ class Place(Protocol):
     def read(self, name: CheckpointName, file: StoredFile, offset: int, length: int) -> bytes:
         """Bytes of a file of a complete checkpoint."""
 
+    def size(self, name: CheckpointName, file: StoredFile) -> int | None:
+        """How many bytes a file of a complete checkpoint has now; None if it is gone."""
+
     def begin(self, name: CheckpointName) -> Path:
         """The local folder to write the files of a new checkpoint into."""
 
@@ -42,6 +45,9 @@ class Place(Protocol):
 
     def commit(self, name: CheckpointName, manifest: bytes) -> bool:
         """Make the checkpoint complete, in one step; False if there is one of that name."""
+
+    def amend(self, name: CheckpointName, manifest: bytes) -> None:
+        """Give a complete checkpoint another manifest of the same files, in one step."""
 
     def discard(self, name: CheckpointName) -> None:
         """Remove what was begun and not committed, as far as that can be done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from prs_med.checkpoint.manifest import (
 from prs_med.checkpoint.place import Place
 from prs_med.checkpoint.shard_files import BUFFERS
 from prs_med.checkpoint.snapshot import Fragment, OwnedFragments
+from prs_med.storage.store import MissingFileError, StorageAwayError, StorageError
 
 _READ_AT_ONCE = 64 * BLOCK
 _SAFETENSORS_TYPES = {
@@ -94,6 +96,11 @@ class CheckpointReader:
                     f"{tuple(shape)}"
                 )
 
+    def kinds(self, group: str) -> set[str]:
+        """The vectors that are kept of every fragment of a group."""
+        kept = [set(shard.kinds) for shard in self.manifest.shards if shard.group == group]
+        return set.intersection(*kept) if kept else set()
+
     def fill(self, group: str, owned: OwnedFragments) -> None:
         """Read the fragments of ``owned`` into its vectors, of all their kinds.
 
@@ -152,6 +159,11 @@ class CheckpointReader:
         found = self._file(name)
         return None if found is None else self._read(found, 0, found.size)
 
+    def content(self, file: StoredFile) -> Iterator[bytes]:
+        """A file piece by piece, each compared with its checksums."""
+        for start in range(0, file.size, _READ_AT_ONCE):
+            yield self._read(file, start, min(_READ_AT_ONCE, file.size - start))
+
     def verify(self) -> None:
         """Compare every byte with its checksums, and the fragments with the parameters.
 
@@ -173,7 +185,22 @@ class CheckpointReader:
         return f"{self.where}: {file.name}"
 
     def _reader_of(self, file: StoredFile) -> ReadRange:
-        return lambda offset, length: self.place.read(self.name, file, offset, length)
+        def read(offset: int, length: int) -> bytes:
+            try:
+                return self.place.read(self.name, file, offset, length)
+            except MissingFileError:
+                raise BrokenCheckpointError(f"{self._where(file)}: is missing") from None
+            except StorageAwayError:
+                raise
+            except StorageError:
+                size = self.place.size(self.name, file)
+                if size is None or size >= offset + length:
+                    raise
+                raise BrokenCheckpointError(
+                    f"{self._where(file)}: is damaged: {size} bytes are left of {file.size}"
+                ) from None
+
+        return read
 
     def _read(self, file: StoredFile, offset: int, length: int) -> bytes:
         return read_checked(self._reader_of(file), file, offset, length, self._where(file))

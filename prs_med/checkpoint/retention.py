@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from prs_med.checkpoint.errors import BrokenCheckpointError
 from prs_med.checkpoint.manifest import CheckpointName, parse_manifest
 from prs_med.checkpoint.place import Place
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import MissingFileError, StorageError
 
 SWEEP_SECONDS = 24 * 3600.0
 """Age from which on leftovers of crashes are removed."""
@@ -31,13 +31,19 @@ class Retention:
         self, scores: Mapping[CheckpointName, Mapping[str, float | None]]
     ) -> CheckpointName | None:
         """The checkpoint with the best score, the newest of equals; None if none has one."""
+        return next(iter(self.ranked(scores)), None)
+
+    def ranked(
+        self, scores: Mapping[CheckpointName, Mapping[str, float | None]]
+    ) -> list[CheckpointName]:
+        """Those with a score, the best first, the newest of equals."""
         sign = 1 if self.higher_is_better else -1
         rated = []
         for name, found in scores.items():
             score = found.get(self.metric)
             if score is not None and math.isfinite(score):
                 rated.append((sign * score, name))
-        return max(rated)[1] if rated else None
+        return [name for _, name in sorted(rated, reverse=True)]
 
     def superfluous(
         self, scores: Mapping[CheckpointName, Mapping[str, float | None]]
@@ -57,7 +63,7 @@ class Pruner:
         self._scores: dict[CheckpointName, Mapping[str, float | None]] = {}
 
     def scores(self) -> dict[CheckpointName, Mapping[str, float | None]]:
-        """The scores of all complete checkpoints; each is read once."""
+        """The scores of all complete checkpoints; each that has some is read once."""
         return scores_of(self._place, self._scores)
 
     def prune(self) -> None:
@@ -89,7 +95,8 @@ class Pruner:
 def scores_of(
     place: Place, known: dict[CheckpointName, Mapping[str, float | None]] | None = None
 ) -> dict[CheckpointName, Mapping[str, float | None]]:
-    """The scores of all complete checkpoints; ``known`` is added to, so that each is read once.
+    """The scores of all complete checkpoints; ``known`` is added to, so that each that has some is
+    read once. Others are read again: a validation may have given them some.
 
     A damaged one has no scores: it is no candidate for the best, and goes when it is old.
 
@@ -99,11 +106,13 @@ def scores_of(
     known = {} if known is None else known
     present = place.checkpoints()
     for name in present:
-        if name not in known:
+        if not known.get(name):
             try:
                 state = parse_manifest(place.manifest(name), place.where(name)).state
                 known[name] = state.get("scores", {})
+            except MissingFileError:
+                known.pop(name, None)  # It has been removed since it was listed.
             except BrokenCheckpointError as error:
-                _logger.warning("%s", error)
+                _logger.log(logging.DEBUG if name in known else logging.WARNING, "%s", error)
                 known[name] = {}
-    return {name: known[name] for name in present}
+    return {name: known[name] for name in present if name in known}

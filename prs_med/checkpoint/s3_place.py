@@ -70,6 +70,10 @@ class S3Place:
         """See :class:`prs_med.checkpoint.place.Place`."""
         return self.store.read(_key(file), offset, length)
 
+    def size(self, name: CheckpointName, file: StoredFile) -> int | None:
+        """See :class:`prs_med.checkpoint.place.Place`."""
+        return self.store.size(_key(file))
+
     def begin(self, name: CheckpointName) -> Path:
         """See :class:`prs_med.checkpoint.place.Place`."""
         draft = self._draft(name)
@@ -104,6 +108,10 @@ class S3Place:
         won = self.store.create(f"{_MANIFESTS}{name}.json", manifest)
         self.discard(name)
         return won
+
+    def amend(self, name: CheckpointName, manifest: bytes) -> None:
+        """See :class:`prs_med.checkpoint.place.Place`: one PUT."""
+        self.store.write(f"{_MANIFESTS}{name}.json", manifest)
 
     def discard(self, name: CheckpointName) -> None:
         """See :class:`prs_med.checkpoint.place.Place`."""

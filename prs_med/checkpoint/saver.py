@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,8 @@ class Saver:
         failed one of the same name has left."""
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
+        self._manifest: Manifest | None = None
+        """Of the last checkpoint, on process 0."""
 
     @property
     def busy(self) -> bool:
@@ -89,6 +91,16 @@ class Saver:
         self._saves += 1
         self._thread = threading.Thread(
             target=self._work, args=(name, snapshot), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def amend(self, name: CheckpointName, state: dict[str, Any]) -> None:
+        """Start to replace what training says of itself in the last checkpoint, which is complete
+        and of this name; process 0 alone calls this. Its weights stay as they are."""
+        assert not self.busy, "one save at a time"
+        self._outcome = None
+        self._thread = threading.Thread(
+            target=self._amend, args=(name, state), name="checkpoint", daemon=True
         )
         self._thread.start()
 
@@ -162,6 +174,24 @@ class Saver:
         self._may_commit()
         if not self._place.commit(name, manifest.dumps()):
             raise SupersededError(f"{self._place.where(name)}: is there already, from elsewhere")
+        self._manifest = manifest
+
+    def _amend(self, name: CheckpointName, state: dict[str, Any]) -> None:
+        assert self._manifest is not None, "the last checkpoint is complete"
+        assert self._manifest.name == str(name), "it is the last one"
+        problem = ""
+        try:
+            manifest = replace(self._manifest, state=state)
+            self._may_commit()
+            self._place.amend(name, manifest.dumps())
+            self._manifest = manifest
+        except SupersededError as failure:
+            problem = str(failure)
+        except Exception as failure:  # The checkpoint itself is complete, and training goes on.
+            _logger.error("checkpoint %s keeps no scores: %s", name, failure)
+        self._outcome = Outcome(name, problem, superseded=bool(problem))
+        if not problem:
+            self._committed(name)
 
     def _wait_for_all(self, name: CheckpointName) -> list[dict[str, Any]]:
         begun = time.monotonic()

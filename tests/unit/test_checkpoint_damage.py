@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prs_med.checkpoint.copying import copy_share
 from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.errors import BrokenCheckpointError
 from prs_med.checkpoint.manifest import BLOCK, MANIFEST
 from prs_med.checkpoint.reader import CheckpointReader
-from prs_med.storage.store import StorageError
+from prs_med.storage.store import StorageAwayError, StorageError
 from tests.crash.cutting import zero2, zero3
 from tests.unit.checkpoint_states import NAME, Further, HeldPlace, State, load, save, snapshots
 
@@ -94,12 +95,13 @@ def test_truncated_and_missing_files_are_named(
     path.unlink()
     if left is not None:
         path.write_bytes(content[:left])
-    found = (BrokenCheckpointError, StorageError)
+    # Without a manifest there is no checkpoint that could be damaged.
+    found = StorageError if name == MANIFEST and left is None else BrokenCheckpointError
     named = "step-00000007-01" if name == MANIFEST else f"step-00000007-01.*{name}"
     with pytest.raises(found, match=named):
         CheckpointReader(place, NAME).verify()
     if name.startswith("mllm"):
-        with pytest.raises(found, match=name):
+        with pytest.raises(BrokenCheckpointError, match=name):
             load(CheckpointReader(place, NAME), state, {"mllm": zero3(state.parameters["mllm"], 2)})
 
 
@@ -123,3 +125,53 @@ def test_a_checkpoint_under_another_name_is_refused(small: tuple[State, Director
     renamed = folder.rename(folder.with_name("step-00000008-01"))
     with pytest.raises(BrokenCheckpointError, match=f"{renamed.name}: is the manifest of .*07-01"):
         CheckpointReader(place, place.checkpoints()[0])
+
+
+@pytest.mark.parametrize(
+    "failure", [StorageAwayError("no answer"), StorageError("permission denied")]
+)
+def test_what_cannot_be_read_is_not_taken_for_damaged(
+    small: tuple[State, DirectoryPlace], monkeypatch: pytest.MonkeyPatch, failure: StorageError
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise failure
+
+    state, place = small
+    reader = CheckpointReader(place, NAME)
+    monkeypatch.setattr(place, "read", fail)
+    for read in (reader.verify, lambda: load(reader, state, {"mllm": zero3(
+            state.parameters["mllm"], 2)})):  # fmt: skip
+        with pytest.raises(StorageError, match=str(failure)) as raised:
+            read()
+        assert raised.type is type(failure)
+
+
+@pytest.mark.parametrize("world", [1, 2, 7])
+def test_a_checkpoint_can_be_copied_by_any_number_of_processes(
+    small: tuple[State, DirectoryPlace], tmp_path: Path, world: int
+) -> None:
+    _, place = small
+    target = DirectoryPlace(tmp_path / "target")
+    reader = CheckpointReader(place, NAME)
+    for rank in range(world):
+        copy_share(reader, target, rank, world)
+    assert target.commit(NAME, place.manifest(NAME))
+    CheckpointReader(target, NAME).verify()
+    assert target.manifest(NAME) == place.manifest(NAME)
+
+
+def test_what_is_damaged_is_not_copied(small: tuple[State, DirectoryPlace], tmp_path: Path) -> None:
+    _, place = small
+    shard = Path(place.where(NAME)) / "mllm-00001-000.safetensors"
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    with pytest.raises(BrokenCheckpointError, match=shard.name):
+        copy_share(CheckpointReader(place, NAME), DirectoryPlace(tmp_path / "target"), 0, 1)
+
+
+def test_kinds_are_those_of_every_shard(small: tuple[State, DirectoryPlace]) -> None:
+    _, place = small
+    reader = CheckpointReader(place, NAME)
+    assert reader.kinds("mllm") == {"master", "exp_avg", "exp_avg_sq"}
+    reader.manifest.shards[0].kinds.remove("exp_avg")
+    assert reader.kinds("mllm") == {"master", "exp_avg_sq"}
+    assert reader.kinds("nothing") == set()

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.manifest import MANIFEST, CheckpointName
+from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.retention import SWEEP_SECONDS, Pruner, Retention, scores_of
 from prs_med.storage.store import StorageError
 from tests.crash.cutting import zero2
@@ -155,6 +157,33 @@ def test_manifests_are_read_once(tmp_path: Path) -> None:
     assert scores_of(place, known) == first == {CheckpointName(1, 1): {"val_dice": 0.5}}
     place.remove(CheckpointName(1, 1))
     assert scores_of(place, known) == {}
+
+
+def test_scores_that_a_checkpoint_is_given_later_are_seen(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    write(place, 1)
+    known: dict = {}
+    name = CheckpointName(1, 1)
+    before = scores_of(place, known)[name]
+    manifest = CheckpointReader(place, name).manifest
+    state = {**manifest.state, "scores": {"val_dice": 0.5}}
+    place.amend(name, replace(manifest, state=state).dumps())
+    assert not before.get("val_dice")
+    assert scores_of(place, known) == {name: {"val_dice": 0.5}}
+
+
+def test_one_that_is_removed_while_they_are_read_has_none(tmp_path: Path) -> None:
+    class Listing(DirectoryPlace):
+        def checkpoints(self) -> list[CheckpointName]:
+            return [CheckpointName(1, 0), *super().checkpoints()]
+
+    write(DirectoryPlace(tmp_path), 1, 0.5)
+    assert list(scores_of(Listing(tmp_path))) == [CheckpointName(1, 1)]
+
+
+def test_the_best_come_first_and_of_equals_the_newest() -> None:
+    scores = {CheckpointName(1, s): {"val_dice": v} for s, v in enumerate([0.5, 0.9, 0.5, None])}
+    assert [name.step for name in KEEP_TWO.ranked(scores)] == [1, 2, 0]
 
 
 def test_a_pruner_reads_them_once_too(tmp_path: Path) -> None:

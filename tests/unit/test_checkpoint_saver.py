@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from prs_med.checkpoint.directory_place import DirectoryPlace
+from prs_med.checkpoint.errors import SupersededError
 from prs_med.checkpoint.manifest import CheckpointName, StoredFile
 from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.saver import Saver
@@ -201,6 +203,43 @@ def test_what_must_not_be_committed_is_not(tmp_path: Path) -> None:
     assert outcome.error == "process 0: attempts/: cannot be listed"
     assert not outcome.superseded
     assert place.checkpoints() == drafts(tmp_path) == []
+
+
+def test_a_complete_checkpoint_can_be_given_scores(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    both, parts = savers(place), snapshots(STATE, CUTS)
+    save_all(both, 1, parts)
+    before = CheckpointReader(place, CheckpointName(1, 1)).manifest
+    both[0].amend(CheckpointName(1, 1), {"scores": {"val_dice": 0.5}})
+    outcome = both[0].wait()
+    assert outcome is not None
+    assert not outcome.error
+    after = CheckpointReader(place, CheckpointName(1, 1)).manifest
+    assert after == replace(before, state={"scores": {"val_dice": 0.5}})
+    check_saved(place, [1])
+
+
+@pytest.mark.parametrize(
+    ("failure", "superseded"), [(StorageError("full"), False), (SupersededError("newer"), True)]
+)
+def test_scores_that_cannot_be_added_leave_the_checkpoint_as_it_is(
+    tmp_path: Path, failure: Exception, superseded: bool
+) -> None:
+    def refuse() -> None:
+        if place.checkpoints():
+            raise failure
+
+    place = DirectoryPlace(tmp_path)
+    saver = Saver(place, 0, 1, "run", may_commit=refuse)
+    (part,) = snapshots(STATE, {"mllm": zero2(STATE.parameters["mllm"], 1)})
+    saver.save(CheckpointName(1, 1), part)
+    saver.wait()
+    saver.amend(CheckpointName(1, 1), {"scores": {"val_dice": 0.5}})
+    outcome = saver.wait()
+    assert outcome is not None
+    assert outcome.superseded == superseded
+    assert CheckpointReader(place, CheckpointName(1, 1)).manifest.state == part.state
+    check_saved(place, [1])
 
 
 def test_training_goes_on_while_files_are_written(tmp_path: Path) -> None:

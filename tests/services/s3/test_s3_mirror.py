@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ from prs_med.checkpoint.directory_place import DirectoryPlace
 from prs_med.checkpoint.errors import SupersededError
 from prs_med.checkpoint.manifest import CheckpointName, StoredFile
 from prs_med.checkpoint.mirror import Mirror
+from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.retention import Pruner, Retention
 from prs_med.checkpoint.s3_place import S3Place
 from prs_med.storage import s3
+from prs_med.storage.store import StorageError
 from tests.services.s3.fault_proxy import Fault, Request
 from tests.services.s3.s3_places import Server, check_saved, check_whole, parts
 from tests.unit.checkpoint_states import save
@@ -141,6 +145,57 @@ def test_a_bad_network_is_no_hindrance(server: Server, local: DirectoryPlace, st
     check_saved(server.places()[0], [1, 2])
 
 
+def test_scores_that_a_checkpoint_is_given_later_go_up_too(
+    server: Server, local: DirectoryPlace, start: Start
+) -> None:
+    (place,) = server.places(1)
+    for step in (1, 2):
+        save(local, parts(step), name(step))
+    (first,) = start([place])
+    assert first.finish(LONG) == []
+    scored(local, name(1))  # by a start that was killed then
+    (second,) = start([place], attempt=2)
+    wait_until(lambda: place.manifest(name(1)) == local.manifest(name(1)))
+    scored(local, name(2))
+    second.changed(name(2))
+    assert second.finish(LONG) == []
+    assert place.manifest(name(2)) == local.manifest(name(2))
+    check_saved(place, [1, 2])
+
+
+def scored(place: DirectoryPlace, named: CheckpointName) -> None:
+    manifest = CheckpointReader(place, named).manifest
+    place.amend(named, replace(manifest, state={**manifest.state, "scores": {"a": 1}}).dumps())
+
+
+def test_a_place_that_is_claimed_late_gets_its_copies(
+    server: Server, local: DirectoryPlace, start: Start
+) -> None:
+    (place,) = server.places(1)
+    save(local, parts(1), name(1))
+    tries = [StorageError("away"), StorageError("still away"), None]
+
+    def claim() -> None:
+        if failure := tries.pop(0):
+            raise failure
+
+    (alone,) = start([place], clear_up=claim)
+    assert alone.finish(LONG) == []
+    assert tries == []
+
+
+def test_who_is_asked_to_end_while_it_copies_does_not_wait_as_long(
+    server: Server, local: DirectoryPlace, start: Start
+) -> None:
+    server.proxy.faults = lambda request: Fault(status=503)
+    save(local, parts(1), name(1))
+    (alone,) = start(server.places(1, patience=0.3))
+    begun = time.monotonic()
+    asked = iter([None, None, 0.2])
+    assert alone.finish(LONG, lambda: next(asked, 0.2)) == [name(1)]
+    assert time.monotonic() - begun < LONG / 4
+
+
 def test_processes_that_see_different_checkpoints_copy_the_same_one(
     server: Server, local: DirectoryPlace, start: Start
 ) -> None:
@@ -166,12 +221,16 @@ def test_processes_that_see_different_checkpoints_copy_the_same_one(
 
 
 def wait_for(place: S3Place, steps: list[int]) -> None:
+    wait_until(lambda: [found.step for found in place.checkpoints()] == steps)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     pause = threading.Event()
     for _ in range(int(LONG / 0.05)):
-        if [found.step for found in place.checkpoints()] == steps:
+        if condition():
             return
         pause.wait(0.05)
-    raise AssertionError(f"never complete: {steps}")
+    raise AssertionError("never")
 
 
 def test_a_checkpoint_that_is_removed_here_while_it_goes_up_still_gets_there(
