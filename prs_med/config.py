@@ -545,6 +545,13 @@ class RunSettings(CheckedSettings):
         lambda v: 0 <= v <= 365 * 24 * 3600,
         "0 to 31536000, a year",
     )
+    stop_seconds: float = setting(
+        100.0,
+        "Seconds in which a run that is asked to end has saved and ended; Slurm's script gives it "
+        "120, containers and clouds as many (0: as long as it takes)",
+        lambda v: 0 <= v <= 365 * 24 * 3600,
+        "0 to 31536000, a year",
+    )
     max_steps: int = setting(
         0, "Stop after this many optimizer steps (0: after EPOCHS)", not_negative, "0 or more"
     )

@@ -1,7 +1,8 @@
 """How far the run of these training settings has come: ``python launch/slurm/standing.py ...``
 
 Prints the last step that is saved (``none`` if nothing is), and behind it what asked the run to
-end, if it saved and ended because of that. For batch scripts; does not import PyTorch.
+end, if it saved and ended because of that. With ``--uri`` in front of the settings it prints their
+``--checkpoint_uri`` instead. For batch scripts; does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from prs_med.train.status import STATUS
 def main(argv: Sequence[str]) -> int:
     """Print where the run stands; the exit status: 0, 2 for a mistake in settings, or 75 where
     storage is away and the folder has no checkpoint either."""
+    wants_uri = list(argv[:1]) == ["--uri"]
     try:
-        settings = parse_training_settings(argv, __doc__ or "")
-        print(saved_step(settings), asked_to_end_by(Path(settings.save_dir)))
+        settings = parse_training_settings(argv[wants_uri:], __doc__ or "")
+        if wants_uri:
+            print(settings.checkpoint_uri or "")
+        else:
+            print(saved_step(settings), asked_to_end_by(Path(settings.save_dir)))
     except (SettingError, StorageError) as error:
         return refused(error)
     return 0

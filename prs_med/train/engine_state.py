@@ -7,7 +7,7 @@ number of elements) of fp32 masters, AdamW's two moments and the moving average,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prs_med.checkpoint.manifest import Parameter
+from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.checkpoint.snapshot import Fragment, OwnedFragments
 from prs_med.train.zero_optimizer import (
     flat_masters,
@@ -78,6 +79,26 @@ class EngineState:
                                non_blocking=True)  # fmt: skip
         self.owned.optimizer_steps = self._steps()
         return self.owned
+
+    def fill(self, reader: CheckpointReader, group: str) -> bool:
+        """Read what a checkpoint holds of a group into :attr:`owned`; whether it holds a moving
+        average, or none is wanted. One that it does not hold starts from its weights.
+
+        Raises:
+            BrokenCheckpointError, UnfittingCheckpointError, StorageError: as of
+                :meth:`prs_med.checkpoint.reader.CheckpointReader.fill`.
+        """
+        vectors = dict(self.owned.vectors)
+        average = vectors.get(AVERAGE)
+        if average is None or AVERAGE in reader.kinds(group):
+            reader.fill(group, self.owned)
+            return True
+        del vectors[AVERAGE]
+        stored = replace(self.owned, vectors=vectors)
+        reader.fill(group, stored)
+        self.owned.optimizer_steps = stored.optimizer_steps
+        average[:] = vectors[MASTER]
+        return False
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -24,6 +24,7 @@ from prs_med.train.progress import Progress, RunningLosses
 from prs_med.train.rank_times import RankSeconds, RankTimes
 from prs_med.train.schedule import learning_rate_factor
 from prs_med.train.throughput import Throughput
+from prs_med.train.validation import ValidationStopped
 
 
 class TrainingStopped(RuntimeError):
@@ -34,13 +35,17 @@ class TrainingStopped(RuntimeError):
 class LoopHooks:
     """What the loop calls."""
 
+    validates: bool
+    """Whether there is something to validate on."""
     validate: Callable[[int], dict[str, float]]
-    """Given the step, scores on the validation split (empty without one)."""
+    """Given the step, scores on the validation split; raises :class:`ValidationStopped`."""
     log: Callable[[int, dict[str, float]], None]
     say: Callable[[str], None]
-    after_step: Callable[[Progress, bool], str]
-    """Given the progress, and whether there was a validation at this step; a reason to end before
-    the last step, or nothing."""
+    before_validation: Callable[[int], str]
+    """Given the step; a reason to end before the last step, or nothing. So the next two."""
+    after_validation: Callable[[int], str]
+    after_step: Callable[[int], str]
+    """After a step without a validation."""
     log_ranks: Callable[[int, RankSeconds], None]
     """Given the step, how long each process took."""
     bad_step: Callable[[BadStep, str], None]
@@ -104,7 +109,17 @@ def train(
     spikes = LossSpikes(settings.loss_spike, progress.recent_losses)
     gauges = _Gauges(throughput, RankTimes(engines.device, rank), heartbeat, spikes)
     stall, logged_at = 0.0, progress.step
+
+    def validation_is_due() -> bool:
+        ends = _ends_epoch(progress.step - 1, global_batch, units) or progress.step == steps
+        return hooks.validates and progress.step > 0 and ends
+
     engines.train()
+    if validation_is_due() and progress.scored_at != progress.step:
+        # The run was asked to end in the midst of it.
+        stopped_by, _ = _save_and_validate(progress, hooks, heartbeat, validation=True)
+        if stopped_by:
+            return stopped_by
     with (
         logging_redirect_tqdm(),
         tqdm(
@@ -152,15 +167,11 @@ def train(
                     f"loss {losses['loss']:.3f} (mask {losses['loss_seg']:.3f}, "
                     f"text {losses['loss_txt']:.3f})"
                 )
-            validated = False
-            if _ends_epoch(step, global_batch, units) or progress.step == steps:
-                heartbeat.enter("validating", progress.step)
-                validated = _validate(progress, hooks)
+            due = validation_is_due()
+            stopped_by, saving = _save_and_validate(progress, hooks, heartbeat, validation=due)
+            stall += saving
+            if due:
                 throughput.restart()
-            heartbeat.enter("saving", progress.step)
-            begun = time.monotonic()
-            stopped_by = hooks.after_step(progress, validated)
-            stall += time.monotonic() - begun
             if stopped_by:
                 return stopped_by
     return ""
@@ -205,11 +216,36 @@ def _judge(
         raise RollBack(bad)
 
 
-def _validate(progress: Progress, hooks: LoopHooks) -> bool:
-    """Score the weights; whether there is something to score them on."""
+def _save_and_validate(
+    progress: Progress, hooks: LoopHooks, heartbeat: Heartbeat, *, validation: bool
+) -> tuple[str, float]:
+    """What follows a step; a reason to end, if there is one, and the seconds that saving took.
+
+    A validation may take long, and be killed: what it is about is saved before it.
+    """
+    heartbeat.enter("saving", progress.step)
+    begun = time.monotonic()
+    if not validation:
+        stopped_by = hooks.after_step(progress.step)
+        return stopped_by, time.monotonic() - begun
+    stopped_by = hooks.before_validation(progress.step)
+    seconds = time.monotonic() - begun
+    if stopped_by:
+        return stopped_by, seconds
+    heartbeat.enter("validating", progress.step)
+    try:
+        _validate(progress, hooks)
+    except ValidationStopped as stopped:
+        return str(stopped), seconds
+    heartbeat.enter("saving", progress.step)
+    begun = time.monotonic()
+    stopped_by = hooks.after_validation(progress.step)
+    return stopped_by, seconds + time.monotonic() - begun
+
+
+def _validate(progress: Progress, hooks: LoopHooks) -> None:
+    """Score the weights, and say how good they are."""
     scores = hooks.validate(progress.step)
-    if not scores:
-        return False
     progress.scores, progress.scored_at = scores, progress.step
     hooks.log(progress.step, scores)
     zones = scores.get("val_zone_accuracy")
@@ -218,7 +254,6 @@ def _validate(progress: Progress, hooks: LoopHooks) -> bool:
         f"IoU {scores['val_iou']:.4f}, text loss {scores['val_loss_txt']:.4f}"
         + ("" if zones is None else f", zone of answers right {zones:.3f}")
     )
-    return True
 
 
 def _seed_dropout(seed: int, step: int, part: int, rank: Rank) -> None:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from prs_med.storage import strict_json
+
+
+def whole_lines(content: bytes, last_step: float = math.inf) -> list[bytes]:
+    """The lines of a log, without their ends, that can be read: of what is damaged, the rest.
+
+    Args:
+        content: of the file.
+        last_step: leave out what was logged after this step.
+    """
+    lines = []
+    for line in content.split(b"\n")[:-1]:
+        # No reader needs this line more than a run needs to go on.
+        with suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] <= last_step:
+                lines.append(line)
+    return lines
 
 
 class MetricsLog:

@@ -15,11 +15,13 @@ from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.config import SettingError, Settings
 from prs_med.model.errors import CheckpointError
 from prs_med.model.fingerprint import check_same
-from prs_med.storage.store import StorageError
+from prs_med.storage import strict_json
+from prs_med.storage.store import MissingFileError, StorageError
 from prs_med.train import distributed
 from prs_med.train.checkpoints import Checkpoints
+from prs_med.train.metrics_log import whole_lines
 from prs_med.train.resumed_settings import changes
-from prs_med.train.save_places import METRICS, SavePlaces
+from prs_med.train.save_places import AUTO, METRICS, SavePlaces
 
 
 def locate(text: str) -> tuple[Place, CheckpointName]:
@@ -45,7 +47,7 @@ def resume(
     expected: Mapping[str, Any],
     check_state: Callable[[Mapping[str, Any]], object],
     say: Callable[[str], None],
-) -> Manifest | None:
+) -> CheckpointReader | None:
     """Load the checkpoint to go on from; None if there is none. Every process must call it.
 
     With ``--resume auto`` a damaged checkpoint is passed over for the one before.
@@ -62,8 +64,10 @@ def resume(
     if not settings.resume:
         return None
     reader = _load(settings, places, checkpoints, expected, check_state, say)
-    _restore_metrics(settings, None if reader is None else reader.file(METRICS))
-    return None if reader is None else reader.manifest
+    if reader is None and places.attempt.number > 1:
+        say("no start of this run has saved anything: training begins at step 0")
+    distributed.once(lambda: _restore_metrics(settings, reader, say))
+    return reader
 
 
 def go_back(
@@ -79,7 +83,7 @@ def go_back(
     Arguments and errors as of :func:`resume`.
     """
     checkpoints.settle()
-    newest = replace(settings, resume="auto")
+    newest = replace(settings, resume=AUTO)
     reader = _load(newest, places, checkpoints, expected, check_state, say)
     assert reader is not None, "one is saved before the first step"
     return reader.manifest
@@ -93,8 +97,7 @@ def _load(
     check_state: Callable[[Mapping[str, Any]], object],
     say: Callable[[str], None],
 ) -> CheckpointReader | None:
-    by_name = settings.resume != "auto"
-    found = distributed.once(lambda: _candidates(settings, places, say))
+    by_name, found = distributed.once(lambda: _candidates(settings, places, say))
     for uri, name in found:
         try:
             reader = _open(uri, name)
@@ -107,6 +110,11 @@ def _load(
             if by_name:
                 raise CheckpointError(str(error)) from None
             say(f"WARNING: {error}; going on from the checkpoint before it, if there is one")
+            continue
+        except MissingFileError as error:
+            if by_name:
+                raise
+            say(f"{error}: it was removed meanwhile; going on from the checkpoint before it")
             continue
         except UnfittingCheckpointError as error:
             raise CheckpointError(
@@ -125,12 +133,13 @@ def _load(
 
 def _candidates(
     settings: Settings, places: SavePlaces, say: Callable[[str], None]
-) -> list[tuple[str, CheckpointName]]:
-    """Checkpoints to try one after the other, by the names of their places."""
-    if settings.resume != "auto":
+) -> tuple[bool, list[tuple[str, CheckpointName]]]:
+    """Whether the user has named the checkpoint to go on from; and those to try one after the
+    other, by the names of their places."""
+    if settings.resume != AUTO:
         place, name = locate(settings.resume or "")
-        return [(place.store.uri, name)]
-    found = []
+        return True, [(place.store.uri, name)]
+    found, away = [], None
     both: list[Place] = [place for place in (places.remote, places.local) if place is not None]
     for place in both:
         try:
@@ -138,10 +147,19 @@ def _candidates(
             is_local = place is places.local
             found += [(name, is_local, place.store.uri) for name in place.checkpoints()]
         except StorageError as error:
-            if places.local is None:
-                raise
-            say(f"WARNING: {error}; looking for checkpoints in --save_dir alone")
-    return [(uri, name) for name, _, uri in sorted(found, reverse=True)]
+            away = error
+    told = places.beginning
+    if told is not None and not any(name.attempt >= told.attempt for name, _, _ in found):
+        say(f"attempt {told.attempt} was to go on from {told.checkpoint}, and saved nothing before "
+            "it ended: going on from there")  # fmt: skip
+        place, name = locate(told.checkpoint)
+        return True, [(place.store.uri, name)]
+    if away is not None:
+        if not found:
+            # There may be some: to begin at step 0 would be to lose them.
+            raise away
+        say(f"WARNING: {away}; looking for checkpoints in --save_dir alone")
+    return False, [(uri, name) for name, _, uri in sorted(found, reverse=True)]
 
 
 def _open(uri: str, name: CheckpointName) -> CheckpointReader:
@@ -163,13 +181,35 @@ def _check(reader: CheckpointReader, expected: Mapping[str, Any]) -> None:
         )
 
 
-def _restore_metrics(settings: Settings, content: bytes | None) -> None:
-    """Bring back the metrics so far; what was logged after the checkpoint is logged again."""
+def _restore_metrics(
+    settings: Settings, reader: CheckpointReader | None, say: Callable[[str], None]
+) -> None:
+    """Bring back the metrics so far, on process 0; what was logged after the checkpoint is logged
+    again. No run ends for its log: where it is damaged, what can be read of it is kept."""
+    path = Path(settings.save_dir) / METRICS
+    content = b""
+    if reader is not None:
+        try:
+            content = reader.file(METRICS) or b""
+        except (BrokenCheckpointError, StorageError) as error:
+            say(f"WARNING: {error}; the log goes on with what {path} holds up to this step")
+            content = _own_metrics(path, reader.name.step)
+        content = with_scores(content, reader.manifest.state)
+    draft = path.with_name(f".{METRICS}")
+    draft.write_bytes(content)
+    draft.replace(path)
 
-    def write() -> None:
-        path = Path(settings.save_dir) / METRICS
-        draft = path.with_name(f".{METRICS}")
-        draft.write_bytes(content or b"")
-        draft.replace(path)
 
-    distributed.once(write)
+def _own_metrics(path: Path, step: int) -> bytes:
+    try:
+        lines = whole_lines(path.read_bytes(), step)
+    except OSError:
+        return b""  # There is none in a new folder.
+    return b"".join(line + b"\n" for line in lines)
+
+
+def with_scores(metrics: bytes, state: Mapping[str, Any]) -> bytes:
+    """A log of metrics with the scores of a checkpoint, which are added to it after its log."""
+    scores = state.get("scores") or {}
+    line = strict_json.dumps({"step": state["step"], **scores}).encode() + b"\n"
+    return metrics if not scores or line in metrics else metrics + line

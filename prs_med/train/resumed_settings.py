@@ -5,11 +5,11 @@ Every setting of training is in exactly one of three classes; docs/failures.md l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from prs_med.config import Settings, names_in
+from prs_med.config import SettingError, Settings, names_in
 from prs_med.model.errors import CheckpointError
 
 MUST_BE_EQUAL = (
@@ -46,9 +46,20 @@ DO_NOT_MATTER = (
     *("verify_files", "max_length", "num_workers", "stream_memory_mb", "cache_dir", "cache_gb"),
     # what is kept and told
     *("save_dir", "checkpoint_uri", "resume", "save_every_steps", "save_every_minutes"),
-    *("save_every_epochs", "keep_last", "log_every", "hang_timeout", "validation_pictures"),
+    *("save_every_epochs", "keep_last", "log_every", "hang_timeout", "stop_seconds"),
+    "validation_pictures",
 )
 """What is trained is the same, but for rounding."""
+
+TELL_RUNS_APART = (
+    *MUST_BE_EQUAL,
+    *("segmentation_loss", "lambda_seg", "lambda_txt", "cls_loss_weight", "cls_loss_epochs"),
+    *("learning_rate", "encoder_learning_rate", "decoder_learning_rate", "weight_decay"),
+    *("warmup_ratio", "min_lr_ratio", "max_grad_norm", "ema_decay"),
+    *("lora_dropout", "decoder_dropout", "augment_intensity", "augment_flip", "position_words"),
+)
+"""What an experiment is: a start that knows nothing of the run in a place on S3, and has another
+value of one of these, is another run."""
 
 _LISTS = ("lora_targets",)
 """Comma-separated names whose order does not matter."""
@@ -65,16 +76,10 @@ def changes(stored: Mapping[str, Any], settings: Settings, where: str) -> list[s
         CheckpointError: settings differ that must be equal; names all, with both values.
     """
     ours = asdict(settings)
-    changed = [
-        name
-        for name in stored.keys() & ours.keys()
-        if _comparable(name, stored[name]) != _comparable(name, ours[name])
-    ]
+    changed = _changed(stored, ours)
     unequal = [name for name in MUST_BE_EQUAL if name in changed]
     if unequal:
-        listed = ", ".join(
-            f"--{name} {_text(stored[name])} (here {_text(ours[name])})" for name in unequal
-        )
+        listed = _listed(unequal, stored, ours)
         raise CheckpointError(
             f"{where}: was trained with {listed}: must be equal to go on; to train its weights "
             "otherwise, export them and start a new run with --init_from"
@@ -84,6 +89,45 @@ def changes(stored: Mapping[str, Any], settings: Settings, where: str) -> list[s
         for name in MAY_CHANGE
         if name in changed
     ]
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """The settings of a run that tell it apart from others, for its claims."""
+    ours = asdict(settings)
+    return {name: ours[name] for name in TELL_RUNS_APART}
+
+
+def check_same_run(claimed: Mapping[str, Any], settings: Settings, uri: str) -> None:
+    """Make sure that a place on S3 holds this run, as far as settings tell.
+
+    Args:
+        claimed: what :func:`identity` gave to the run that has claimed it.
+        uri: the place.
+
+    Raises:
+        SettingError: it holds another one; names what differs, with both values.
+    """
+    ours = identity(settings)
+    changed = _changed(claimed, ours)
+    if changed:
+        listed = _listed([name for name in TELL_RUNS_APART if name in changed], claimed, ours)
+        raise SettingError(
+            f"--checkpoint_uri {uri}: holds a run with {listed}, and --save_dir "
+            f"{settings.save_dir} knows nothing of it: give this run a place of its own; to go on "
+            f"with that one, name its checkpoint (--resume {uri}/manifests/step-....json)"
+        )
+
+
+def _changed(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> set[str]:
+    return {
+        name
+        for name in stored.keys() & ours.keys()
+        if _comparable(name, stored[name]) != _comparable(name, ours[name])
+    }
+
+
+def _listed(names: Sequence[str], stored: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    return ", ".join(f"--{name} {_text(stored[name])} (here {_text(ours[name])})" for name in names)
 
 
 def _comparable(name: str, value: Any) -> Any:

@@ -13,7 +13,9 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from prs_med.checkpoint.manifest import Manifest
+from prs_med.checkpoint.errors import BrokenCheckpointError
+from prs_med.checkpoint.manifest import CheckpointName, Manifest
+from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.config import Settings, names_in
 from prs_med.data.augment import Augmentation, words_can_be_flipped
 from prs_med.data.collate import Collator
@@ -49,6 +51,7 @@ from prs_med.train import deepspeed_own_check, distributed
 from prs_med.train.bad_steps import BadStep, RollBack, without
 from prs_med.train.checkpoints import Checkpoints
 from prs_med.train.deepspeed_config import load_deepspeed_config
+from prs_med.train.ending import EndInTime
 from prs_med.train.engines import Engines
 from prs_med.train.heartbeat import Heartbeat
 from prs_med.train.loop import LoopHooks, total_steps, train
@@ -139,7 +142,13 @@ def run(settings: Settings) -> str:
         Path(settings.deepspeed), settings, rank.world, deepspeed_own_check.conflicts
     )
     save_dir = Path(settings.save_dir)
-    with watch_for_stop(save_dir) as stop:
+
+    def last_words(reason: str) -> None:
+        if rank.index == 0:
+            write_status(save_dir, "stopped", stop.step, reason)
+            stop.answered(stopped=True)
+
+    with watch_for_stop(save_dir) as stop, EndInTime(stop, settings.stop_seconds, last_words):
         places = open_places(settings, rank, say)
         try:
             if rank.index == 0:
@@ -191,12 +200,11 @@ def _run(
     def check_state(state: Mapping[str, Any]) -> None:
         parts.data.steps_of(state["data"], global_batch)
 
-    manifest = resume(settings, places, checkpoints, identity, check_state, say)
+    resumed = resume(settings, places, checkpoints, identity, check_state, say)
     progress = Progress(engines.device, rank)
-    if manifest is not None:
-        progress.load(manifest.state["progress"])
-        checkpoints.restored(progress.step)
-        say(f"going on after step {progress.step}, from {manifest.name}")
+    if resumed is not None:
+        progress.load(resumed.manifest.state["progress"])
+        say(f"going on after step {progress.step}, from {resumed.name}")
     if rank.index == 0:
         write_status(save_dir, "running", progress.step)
     metrics = MetricsLog(save_dir / METRICS, engines.monitor, rank.index == 0)
@@ -217,6 +225,8 @@ def _run(
             logs,
             checkpoints,
             progress,
+            resumed,
+            stop,
             global_batch,
             lambda: go_back(settings, places, checkpoints, identity, check_state, say),
             say,
@@ -242,6 +252,8 @@ def _train(
     logs: _Logs,
     checkpoints: Checkpoints,
     progress: Progress,
+    resumed: CheckpointReader | None,
+    stop: StopRequests,
     global_batch: int,
     return_to_checkpoint: Callable[[], Manifest],
     say: Callable[[str], None],
@@ -266,6 +278,7 @@ def _train(
         Collator(pad_token, settings.prompt_tokens),
         parts.tokenizer,
         beat=lambda: heartbeat.enter("validating", progress.step),
+        asked=stop.reason,
     )
 
     def state() -> dict[str, Any]:
@@ -279,12 +292,18 @@ def _train(
             "schedule": {"total_steps": total_steps(settings, data.units, rank.world)},
         }
 
-    def after_step(now: Progress, validated: bool) -> str:
-        return checkpoints.after_step(now.step, validated, state)
-
-    if not progress.step:
-        checkpoints.start(state, say)
-    hooks = LoopHooks(validation.scores, logs.write, say, after_step, logs.ranks, logs.bad_step)
+    checkpoints.start(progress.step, resumed, state, say)
+    hooks = LoopHooks(
+        validates=data.validation_samples > 0,
+        validate=validation.scores,
+        log=logs.write,
+        say=say,
+        before_validation=lambda step: checkpoints.before_validation(step, state),
+        after_validation=lambda step: checkpoints.after_validation(step, state),
+        after_step=lambda step: checkpoints.after_step(step, state),
+        log_ranks=logs.ranks,
+        bad_step=logs.bad_step,
+    )
 
     def train_on() -> str:
         first = progress.next_batch
@@ -319,7 +338,7 @@ def _train(
             manifest = return_to_checkpoint()
             progress.go_back(manifest.state["progress"], event.bad)
             say(f"{event}; going on from step {progress.step} without its batch")
-    checkpoints.finish(progress.step, state)
+    checkpoints.finish(progress.step, state, stopped=bool(stopped_by))
     return stopped_by
 
 
@@ -340,9 +359,23 @@ def _base_fingerprint(parts: _Parts, settings: Settings) -> dict[str, dict[str, 
 
 def _export(checkpoints: Checkpoints, save_dir: Path, say: Callable[[str], None]) -> None:
     exported = checkpoints.best_and_last()
-    for kind, reader in exported.items():
-        export_trained(reader, save_dir / kind)
+    for kind, names in exported.items():
+        _export_first_whole(checkpoints, names, save_dir / kind, say)
     say(f"trained weights: {' and '.join(str(save_dir / kind) for kind in exported)}")
+
+
+def _export_first_whole(
+    checkpoints: Checkpoints,
+    names: Sequence[CheckpointName],
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    for name in names[:-1]:
+        try:
+            return export_trained(checkpoints.reader_of(name), folder)
+        except BrokenCheckpointError as error:
+            say(f"WARNING: {error}; {folder} is made from the next best")
+    return export_trained(checkpoints.reader_of(names[-1]), folder)
 
 
 def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:

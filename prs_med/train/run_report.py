@@ -13,6 +13,7 @@ from typing import Any
 from prs_med.data.images import decode_image, decode_mask
 from prs_med.report.cases import Case
 from prs_med.report.training_report import write_training_report
+from prs_med.train.metrics_log import whole_lines
 from prs_med.train.status import STATUS
 from prs_med.train.validation import EXAMPLES, PICTURES
 
@@ -68,10 +69,10 @@ class RunReport:
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines that are complete: the last one may be half written."""
+    """The lines that are whole: the last one may be half written, and any be damaged."""
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = whole_lines(file.read_bytes())
     return [json.loads(line) for line in lines]
 
 

@@ -13,6 +13,7 @@ from prs_med.data.collate import Collator
 from prs_med.data.order import Rank
 from prs_med.data.samples import Preparation
 from prs_med.data.training_data import TrainingData
+from prs_med.train import distributed
 from prs_med.train.agreement import Agreement
 from prs_med.train.engines import Engines
 
@@ -20,6 +21,10 @@ PICTURES = "validation"
 """Folder of a run with the pictures of its newest validation."""
 EXAMPLES = "examples.json"
 """What they show, in that folder."""
+
+
+class ValidationStopped(Exception):
+    """The run was asked to end; the message says by what."""
 
 
 class Validation:
@@ -35,8 +40,13 @@ class Validation:
         collator: Collator,
         tokenizer: PreTrainedTokenizerBase,
         beat: Callable[[], None],
+        asked: Callable[[], str],
     ) -> None:
-        """``beat`` is called again and again, as a sign that validation goes on."""
+        """
+        Args:
+            beat: called again and again, as a sign that validation goes on.
+            asked: what asks the run to end, as far as this process knows; empty for nothing.
+        """
         self._settings = settings
         self._rank = rank
         self._engines = engines
@@ -46,10 +56,15 @@ class Validation:
         self._tokenizer = tokenizer
         self._agreement = Agreement()
         self._beat = beat
+        self._asked = asked
 
     def scores(self, step: int) -> dict[str, float]:
         """Scores by their names in the metrics, equal on all ranks; none without validation
-        samples. Writes the pictures of this step."""
+        samples. Writes the pictures of this step.
+
+        Raises:
+            ValidationStopped: on every process at the same point, if any was asked to end.
+        """
         if not self._data.validation_samples:
             return {}
         with self._engines.averaged():
@@ -69,8 +84,17 @@ class Validation:
 
     def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self._beat()
+            self._any(False)
             yield batch
+
+    def _any(self, answer: bool) -> bool:
+        """Whether any process answers yes. A look at who asks for the end comes with it."""
+        self._beat()
+        asked = self._asked()
+        yes, stop = self._agreement.any(answer, bool(asked))
+        if stop:
+            raise ValidationStopped(distributed.first_of(asked))
+        return yes
 
     def _scores_of_answers(self, step: int) -> dict[str, float]:
         settings = self._settings
@@ -82,7 +106,7 @@ class Validation:
 
         answers = ValidationAnswers(
             *(settings, self._rank, self._data, self._preparation),
-            *(self._tokenizer, self._agreement, self._beat),
+            *(self._tokenizer, self._any),
         )
         scores, shown = answers.score(self._engines)
         if settings.validation_pictures:

@@ -20,7 +20,6 @@ from prs_med.data.training_data import TrainingData
 from prs_med.evaluate.generate import Predictions, Sampling, predict
 from prs_med.evaluate.position_scores import position_scores
 from prs_med.evaluate.text_metrics import text_scores
-from prs_med.train.agreement import Agreement
 from prs_med.train.engines import Engines
 from prs_med.train.means import Means
 
@@ -55,11 +54,10 @@ class ValidationAnswers:
         data: TrainingData,
         preparation: Preparation,
         tokenizer: PreTrainedTokenizerBase,
-        agreement: Agreement,
-        beat: Callable[[], None],
+        any_open: Callable[[bool], bool],
     ) -> None:
-        """``data`` has validation samples, and ``validation_answers`` is not 0; ``beat`` is called
-        before each token."""
+        """``data`` has validation samples, and ``validation_answers`` is not 0; ``any_open`` tells
+        before each token whether an answer of any process has not ended."""
         self._numbers = evenly_spread(settings.validation_answers, data.validation_samples)
         self._shown = evenly_spread(settings.validation_pictures, len(self._numbers))
         # No larger than needed, so that every process has some of them.
@@ -70,8 +68,7 @@ class ValidationAnswers:
         self._data = data
         self._preparation = preparation
         self._tokenizer = tokenizer
-        self._agreement = agreement
-        self._beat = beat
+        self._any_open = any_open
 
     @torch.no_grad()
     def score(self, engines: Engines) -> tuple[dict[str, float], list[Answered]]:
@@ -130,11 +127,6 @@ class ValidationAnswers:
                 sampling=Sampling(self._settings.validation_answer_tokens),
                 any_open=self._any_open,
             )
-
-    def _any_open(self, is_open: bool) -> bool:
-        """Whether an answer of any process has not ended."""
-        self._beat()
-        return self._agreement.any(is_open)[0]
 
     def _uncompiled(self) -> AbstractContextManager[None]:
         # Layers with a cache that grows would be compiled anew again and again.

@@ -14,7 +14,7 @@ from prs_med.checkpoint.ownership import claim
 from prs_med.data.phantoms import phantom_texts
 from prs_med.model.tiny_llava import write_llava_med
 from tests.distributed.launcher import Job, run_jobs
-from tests.run_folder import loss_curve, newest_folder
+from tests.run_folder import events, loss_curve, newest_checkpoint, newest_folder
 from tests.short_training import short
 
 pytestmark = pytest.mark.distributed
@@ -45,6 +45,10 @@ def truncate_newest(run: Path) -> None:
 def damage_all(run: Path) -> None:
     for shard in (run / "checkpoints").glob("*/mllm-00001-*"):
         flip_a_bit(shard)
+
+
+def damage_log(run: Path) -> None:
+    flip_a_bit(newest_folder(run) / "metrics.jsonl")
 
 
 def nothing(run: Path) -> None:
@@ -120,6 +124,7 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs.append(Job(unshared, wanted, error_file=root / "unshared.txt"))
     for name in ("unasked", "in_use"):
         shutil.copytree(root / "stopped", root / name)
+    jobs += going_on(root, plain, wanted, str(other))
     jobs.append(Job(root / "unasked", plain, error_file=root / "unasked.txt"))
     jobs.append(Job(root / "in_use", wanted, error_file=root / "in_use.txt"))
     held = claim(DirectoryPlace(root / "in_use" / "checkpoints").store, "a1b2", 1, print)
@@ -128,6 +133,53 @@ def runs(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         held.release()
     return root
+
+
+def going_on(root: Path, plain: list[str], wanted: list[str], other_base: str) -> list[Job]:
+    """From the run that was stopped, in its folder or in others."""
+    for name in ("damaged_log", "average_later"):
+        shutil.copytree(root / "stopped", root / name)
+    damage_log(root / "damaged_log")
+    from_there = [*plain, "--resume", str(newest_folder(root / "stopped"))]
+    roll_back = [*from_there, "--on_bad_step", "rollback"]
+    first_batch = {"side": "segmentation", "micro_batch": 0, "rank": 1}
+    refused = [*from_there, "--vlm_path", other_base]
+    return [
+        Job(root / "damaged_log", wanted),
+        Job(root / "average_later", [*wanted, "--ema_decay", "0.9"]),
+        Job(root / "elsewhere", from_there),
+        Job(root / "rolled_back", roll_back, spoil=first_batch),
+        # It ends before it has saved anything, and goes on from there all the same.
+        Job(root / "begun", refused, error_file=root / "begun.txt"),
+        Job(root / "begun", wanted),
+    ]
+
+
+def test_a_damaged_log_holds_up_nothing(runs: Path) -> None:
+    assert loss_curve(runs / "damaged_log") == loss_curve(runs / "whole")
+
+
+def test_a_moving_average_can_be_switched_on_later(runs: Path) -> None:
+    assert loss_curve(runs / "average_later") == loss_curve(runs / "whole")
+    newest = newest_checkpoint(runs / "average_later")
+    assert newest.kinds("mllm") == {"master", "exp_avg", "exp_avg_sq", "average"}
+    assert newest.manifest.state["average_updates"] == STEPS - STOPPED_AT
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "begun"])
+def test_a_run_that_begins_with_another_ones_checkpoint_saves_it_first(
+    runs: Path, name: str
+) -> None:
+    assert loss_curve(runs / name) == loss_curve(runs / "whole")
+    names = DirectoryPlace(runs / name / "checkpoints").checkpoints()
+    attempt = 2 if name == "begun" else 1
+    assert names == [CheckpointName(attempt, STOPPED_AT), CheckpointName(attempt, STEPS)]
+
+
+def test_it_can_be_rolled_back_before_it_has_made_a_step(runs: Path) -> None:
+    (event,) = events(runs / "rolled_back")
+    assert (event["step"], event["action"]) == (STEPS, "rollback")
+    assert newest_checkpoint(runs / "rolled_back").name.step == STEPS
 
 
 @pytest.mark.parametrize("name", FALLBACKS)

@@ -375,6 +375,26 @@ def test_of_an_array_only_what_was_stopped_is_put_into_the_queue_again(
     assert options in job.log(0)
 
 
+def test_each_task_of_an_array_has_a_place_of_its_own_on_s3(
+    slurm: SlurmCluster, bucket: str, tmp_path: Path, submit: Callable[..., Submitted]
+) -> None:
+    sweep = tmp_path / "seeds.txt"
+    sweep.write_text(f"--seed 1\n--seed 2 --checkpoint_uri s3://{bucket}/named\n")
+    job = submit(
+        *("train.sbatch", ["--checkpoint_uri", f"s3://{bucket}/all/"], ["--array=1-2"]),
+        PYTHON=pretend(tmp_path, ""),
+        SWEEP=str(sweep),
+    )
+    tasks = job.tasks(2)
+    for task in tasks:
+        assert slurm.wait_until_ended(task) == "COMPLETED", job.everything()
+    given = [
+        (job.logs / f"{number}-0.log").read_text().split("--checkpoint_uri ")[-1].split()[0]
+        for number in tasks.values()
+    ]
+    assert given == [f"s3://{bucket}/all/seeds/1", f"s3://{bucket}/named"]
+
+
 def test_one_process_per_gpu(tmp_path: Path, submit: Callable[..., Submitted]) -> None:
     arguments = ["--save_dir", str(tmp_path / "run")]
     stand_in = pretend(tmp_path, "")
