@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
+from PIL.Image import Image
 from tqdm import tqdm
 
 from prs_med.config import RowSettings, names_in
+from prs_med.data.contents import content_digest
 from prs_med.data.images import check_same_size, load_image, load_mask
+from prs_med.data.order import Rank
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
 from prs_med.data.sources import Annotations, read_annotations
 from prs_med.data.split import Splits, divide
 from prs_med.mask_classes import MaskClass, class_named
+
+ONE_PROCESS = Rank(0, 1)
 
 
 def read_records(settings: RowSettings) -> Annotations:
@@ -74,34 +79,84 @@ def choose_classes(
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What was found in some of the images of records, and in their rows."""
+
+    problems: dict[int, str]
+    """What is wrong, with its row, by the number of the record."""
+    contents: dict[Path, str]
+    """Digests of the images that can be decoded, as of
+    :func:`prs_med.data.contents.content_digest`."""
+
+
+@dataclass(frozen=True)
 class Verified:
     """Records that can be used, and messages about those that cannot."""
 
     records: list[Record]
     bad_rows: list[str]
+    contents: dict[Path, str]
+    """As of :class:`Looked`."""
+
+    @classmethod
+    def of(cls, records: Sequence[Record], looked: Iterable[Looked]) -> Verified:
+        """From what was found in all images of the records."""
+        problems: dict[int, str] = {}
+        contents: dict[Path, str] = {}
+        for part in looked:
+            problems |= part.problems
+            contents |= part.contents
+        return cls(
+            records=[record for n, record in enumerate(records) if n not in problems],
+            bad_rows=[problems[number] for number in sorted(problems)],
+            contents=contents,
+        )
 
 
 def verify_files(
-    records: list[Record], prompts: PromptEncoder | None, workers: int, show_progress: bool
+    records: Sequence[Record], prompts: PromptEncoder | None, workers: int, show_progress: bool
 ) -> Verified:
     """Decode every image and mask and tokenise every text once, so that a bad file or a text that
     is too long shows now and not after hours. Without ``prompts`` no text is tokenised."""
+    return Verified.of(records, [look_into(records, prompts, workers, show_progress)])
+
+
+def look_into(
+    records: Sequence[Record],
+    prompts: PromptEncoder | None,
+    workers: int,
+    show_progress: bool,
+    rank: Rank = ONE_PROCESS,
+) -> Looked:
+    """Do one process's part of :func:`verify_files`. Each image is one process's with all its rows,
+    and decoded once.
+
+    Args:
+        workers: threads that read and decode.
+        show_progress: draw a bar, of this part.
+    """
+    rows_of: dict[Path, list[int]] = {}
+    for number, record in enumerate(records):
+        rows_of.setdefault(record.image_path, []).append(number)
+    own = list(rows_of)[rank.index :: rank.world]
+
+    def look(path: Path) -> Looked:
+        return _look({number: records[number] for number in rows_of[path]}, path, prompts)
+
+    problems: dict[int, str] = {}
+    contents: dict[Path, str] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        problems = list(
-            tqdm(
-                pool.map(partial(_problem_of, prompts=prompts), records),
-                total=len(records),
-                desc="checking files",
-                unit="row",
-                disable=not show_progress,
-                leave=False,
-            )
-        )
-    pairs = zip(records, problems, strict=True)
-    return Verified(
-        records=[record for record, problem in pairs if problem is None],
-        bad_rows=[problem for problem in problems if problem is not None],
-    )
+        for looked in tqdm(
+            pool.map(look, own),
+            total=len(own),
+            desc="checking files" if rank.world == 1 else f"checking 1/{rank.world} of the files",
+            unit="image",
+            disable=not show_progress,
+            leave=False,
+        ):
+            problems |= looked.problems
+            contents |= looked.contents
+    return Looked(problems, contents)
 
 
 def divide_usable(
@@ -122,16 +177,60 @@ def divide_usable(
     return divide(verified.records, settings, seed), verified.bad_rows
 
 
-def _problem_of(record: Record, prompts: PromptEncoder | None) -> str | None:
+def _look(rows: Mapping[int, Record], path: Path, prompts: PromptEncoder | None) -> Looked:
+    """Look into one image with its rows, which are given by number."""
+    problems: dict[int, str] = {}
+
+    def note(error: DataError, *numbers: int) -> None:
+        for number in numbers:
+            row_id, message = rows[number].row_id, str(error)
+            named = message if message.startswith(row_id) else f"{row_id}: {message}"
+            problems.setdefault(number, named)
+
+    for number, record in rows.items():
+        try:
+            if prompts is not None:
+                prompts.encode(record.question, record.answer, record.row_id)
+        except DataError as error:
+            note(error, number)
     try:
-        if prompts is not None:
-            prompts.encode(record.question, record.answer, record.row_id)
-        mask = load_mask(record.mask_path, record.mask_class)
-        check_same_size(load_image(record.image_path), mask, record.row_id)
+        image, content = _decoded(path)
     except DataError as error:
-        message = str(error)
-        return message if message.startswith(record.row_id) else f"{record.row_id}: {message}"
-    return None
+        note(error, *rows)
+        return Looked(problems, {})
+    of_mask: dict[tuple[Path, MaskClass | None], list[int]] = {}
+    for number, record in rows.items():
+        of_mask.setdefault((record.mask_path, record.mask_class), []).append(number)
+    for (mask_path, mask_class), numbers in of_mask.items():
+        try:
+            mask = load_mask(mask_path, mask_class)
+        except DataError as error:
+            note(error, *numbers)
+            continue
+        for number in numbers:
+            try:
+                check_same_size(image, mask, rows[number].row_id)
+            except DataError as error:
+                note(error, number)
+    return Looked(problems, {path: content})
+
+
+def _decoded(path: Path) -> tuple[Image, str]:
+    """An image, and the digest of its file."""
+    image = load_image(path)
+    try:
+        # Its bytes are still in the system's cache.
+        return image, content_digest(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
+def rows_digest(records: Iterable[Record]) -> str:
+    """What tells these rows, in their order, from others."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(f"{record.row_id}\0{record.question}\0{record.answer}\n".encode())
+    return digest.hexdigest()
 
 
 def modality_vocabulary(records: list[Record]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from prs_med.data.collate import Collator
 from prs_med.data.loader_workers import GuardedLoader
 from prs_med.data.order import Rank, evaluation_batches, training_positions
 from prs_med.data.records import Record
-from prs_med.data.rows import modality_vocabulary
+from prs_med.data.rows import modality_vocabulary, rows_digest
 from prs_med.data.same_sequence import check_same_sequence
 from prs_med.data.samples import Preparation, Sample, SampleDataset, TrainingSamples
 
@@ -104,11 +103,8 @@ class LocalData:
 
     def state(self, global_batch: int, steps: int) -> dict[str, Any]:
         """See :class:`TrainingData`."""
-        digest = hashlib.sha256()
-        for record in self._train:
-            digest.update(f"{record.row_id}\0{record.question}\0{record.answer}\n".encode())
         return {
-            "rows": digest.hexdigest(),
+            "rows": rows_digest(self._train),
             "seed": self._seed,
             "global_batch": global_batch,
             "steps": steps,

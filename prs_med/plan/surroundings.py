@@ -37,10 +37,9 @@ def check_surroundings(settings: Settings, plan: PlanSettings) -> int:
     rank = distributed.start()
     try:
         findings = list(check_collectives(rank))
-        if rank.index == 0:
-            findings += _check_alone(settings, plan, rank.world)
-        status = _show(findings) if rank.index == 0 else 0
-        return int(distributed.from_rank_zero(status))
+        return distributed.once(
+            lambda: _show([*findings, *_check_alone(settings, plan, rank.world)])
+        )
     finally:
         distributed.stop()
 

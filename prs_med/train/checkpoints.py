@@ -28,7 +28,6 @@ from prs_med.config import Settings
 from prs_med.data.order import Rank
 from prs_med.storage.store import StorageAwayError, StorageError
 from prs_med.train import distributed
-from prs_med.train.agreement import Agreement
 from prs_med.train.engine_state import EngineState, numpy_copy
 from prs_med.train.engines import Engines
 from prs_med.train.save_places import METRICS, SavePlaces
@@ -104,7 +103,7 @@ class Checkpoints:
             settings.save_every_minutes,
             settings.save_every_epochs * epoch_steps,
         )
-        self._agreement = Agreement()
+        self._agreement = distributed.agreement()
         self._retention = Retention(
             settings.keep_last, settings.best_metric, settings.higher_is_better
         )

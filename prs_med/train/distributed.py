@@ -15,8 +15,12 @@ from deepspeed.accelerator import get_accelerator
 from prs_med.config import SettingError
 from prs_med.data.order import Rank
 from prs_med.srun import launched_by_srun
+from prs_med.train.agreement import Agreement
 
 T = TypeVar("T")
+
+_agreements: dict[Any, Agreement] = {}
+"""Of the group of all processes."""
 
 
 def start() -> Rank:
@@ -49,6 +53,7 @@ def start() -> Rank:
 def stop() -> None:
     """Leave the group, so that the process ends without complaint."""
     if dist.is_initialized():
+        _agreements.clear()
         dist.destroy_process_group()
 
 
@@ -66,18 +71,27 @@ def from_rank_zero(value: Any) -> Any:
 
 
 def once(action: Callable[[], T]) -> T:
-    """What ``action`` gives, or raises, on rank 0, which alone does it; the same on every rank."""
-    result: tuple[bool, Any] = (True, None)
-    if dist.get_rank() == 0:
-        try:
-            result = (True, action())
-        except Exception as error:
-            result = (False, error)
-    good, value = from_rank_zero(result)
+    """What ``action`` gives, or raises, on rank 0, which alone does it; the same on every rank. It
+    may take as long as it likes."""
+    outcome = _patiently(action if dist.get_rank() == 0 else lambda: None)
+    good, value = from_rank_zero(outcome)
     if good:
         found: T = value
         return found
     raise value
+
+
+def each(action: Callable[[], T]) -> list[T]:
+    """What ``action`` gives on each rank, on every rank. It may take as long as it likes.
+
+    Raises:
+        Exception: what it raised on the first rank where it failed.
+    """
+    outcomes = gathered(_patiently(action))
+    for good, value in outcomes:
+        if not good:
+            raise value
+    return [value for _, value in outcomes]
 
 
 def all_agree(answer: bool) -> bool:
@@ -100,6 +114,24 @@ def gathered(value: T) -> list[T]:
 def barrier() -> None:
     """Wait until all processes are here."""
     dist.barrier()
+
+
+def agreement() -> Agreement:
+    """How the processes talk over the host. All must ask for it together the first time."""
+    group = dist.group.WORLD
+    if group not in _agreements:
+        _agreements.clear()
+        _agreements[group] = Agreement()
+    return _agreements[group]
+
+
+def _patiently(action: Callable[[], Any]) -> tuple[bool, Any]:
+    """Whether an action succeeded, and what it gave or raised; once those of all ranks ended."""
+    with agreement().waiting_for_all():
+        try:
+            return True, action()
+        except Exception as error:
+            return False, error
 
 
 def _refuse_a_store_that_outlives_processes() -> None:

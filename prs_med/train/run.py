@@ -19,11 +19,10 @@ from prs_med.checkpoint.reader import CheckpointReader
 from prs_med.config import Settings, names_in
 from prs_med.data.augment import Augmentation, words_can_be_flipped
 from prs_med.data.collate import Collator
-from prs_med.data.contents import content_digests
 from prs_med.data.order import Rank
 from prs_med.data.prompt import PromptEncoder
 from prs_med.data.records import DataError, Record
-from prs_med.data.rows import read_records, verify_files
+from prs_med.data.rows import Verified, look_into, read_records, rows_digest
 from prs_med.data.samples import Preparation
 from prs_med.data.split import Splits, divide
 from prs_med.data.stored_split import StoredSplit
@@ -82,8 +81,7 @@ class _Parts:
     prompts: PromptEncoder
     data: TrainingData
     split: bytes | None
-    """The content of ``split.json``, for the first process; None for datasets of earlier versions,
-    which have none."""
+    """The content of ``split.json``; None for datasets of earlier versions, which have none."""
     modalities: tuple[str, ...]
     mllm: Mllm
     segmentation: SegmentationBranch
@@ -178,10 +176,9 @@ def _run(
         say("no validation: no row is labelled val, and nothing is held out")
     adapter = frozen_adapter(parts.mllm)
     identity = {
-        "base": _base_fingerprint(parts, settings) if rank.index == 0 else {},
+        "base": distributed.once(lambda: _base_fingerprint(parts, settings)),
         "modalities": list(parts.modalities),
     }
-    identity = distributed.from_rank_zero(identity)
     engines = Engines(parts.mllm, parts.segmentation, settings, config)
     check_mapping(engines.trained, settings.deepspeed)
     global_batch = settings.batch_size * settings.gradient_accumulation_steps * rank.world
@@ -235,6 +232,7 @@ def _run(
         metrics.close()
     checkpoints.close(hurry=bool(stopped_by))
     if not stopped_by:
+        say("writing the trained weights")
         distributed.once(lambda: _export(checkpoints, save_dir, say))
     if rank.index == 0:
         write_status(save_dir, "stopped" if stopped_by else "complete", progress.step, stopped_by)
@@ -389,11 +387,11 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
         data = _streamed(settings, prompts, rank, say)
         split = data.split
     else:
-        splits = _read_splits(settings, prompts, rank, save_dir, say)
+        splits, contents = _read_splits(settings, prompts, rank, save_dir, say)
         data = LocalData(
             splits.train, splits.val, seed=settings.seed, num_workers=settings.num_workers
         )
-        split = _stored_split(splits, settings) if rank.index == 0 else None
+        split = distributed.once(lambda: _stored_split(splits, contents))
     if split is not None and rank.index == 0:
         (save_dir / SPLIT).write_bytes(split)
         if settings.init_from:
@@ -432,8 +430,9 @@ def _streamed(
         raise DataError(
             f"--data {settings.data}: rank {rank.index} finds another dataset there than rank 0"
         )
-    if rank.index == 0:
-        data.check_lengths(prompts, say)
+    if not data.surely_fits(prompts):
+        say("reading all texts, because some may be longer than --max_length")
+        distributed.each(lambda: data.check_lengths(prompts, rank))
     for text in (data.held_out, data.shared_groups):
         if text:
             say(f"{settings.data}: {text}")
@@ -451,21 +450,28 @@ def _read_splits(
     rank: Rank,
     save_dir: Path,
     say: Callable[[str], None],
-) -> Splits:
+) -> tuple[Splits, dict[Path, str]]:
+    """The rows of each split, and the digests of their images, if they are looked into."""
     annotations = read_records(settings)
     records, bad_rows = annotations.records, annotations.bad_rows
+    digests = distributed.gathered(rows_digest(records))
+    for index, digest in enumerate(digests):
+        if digest != digests[0]:
+            raise DataError(
+                f"--data_root {settings.data_root}: rank {index} finds other rows there than rank 0"
+            )
+    contents: dict[Path, str] = {}
     if settings.verify_files:
-        # One process reads all files; the others learn the outcome.
-        found = (
-            verify_files(records, prompts, settings.num_workers, show_progress=True)
-            if rank.index == 0
-            else None
+        first = rank.index == 0
+        looked = distributed.each(
+            lambda: look_into(records, prompts, settings.num_workers, first, rank)
         )
-        verified = distributed.from_rank_zero(found)
+        verified = Verified.of(records, looked)
         if verified.bad_rows and settings.on_bad_rows == "error":
             more = len(verified.bad_rows) - 1
             raise DataError(verified.bad_rows[0] + (f" (and {more} more rows)" if more else ""))
         records, bad_rows = verified.records, bad_rows + verified.bad_rows
+        contents = verified.contents
     splits = divide(records, settings, settings.seed)
     if not splits.train:
         raise DataError(f"--data_root {settings.data_root}: no row belongs to the train split")
@@ -490,7 +496,7 @@ def _read_splits(
             say(f"{message}, listed in {save_dir / name}")
             if rank.index == 0:
                 (save_dir / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return splits
+    return splits, contents
 
 
 def _not_flipped(records: Sequence[Record]) -> list[str]:
@@ -501,12 +507,11 @@ def _not_flipped(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _stored_split(splits: Splits, settings: Settings) -> bytes:
+def _stored_split(splits: Splits, contents: Mapping[Path, str]) -> bytes:
     """What is kept of the division, so that it need not be made again."""
     records = [*splits.train, *splits.val, *splits.test]
-    rows = {r.image_path: r.row_id for r in records} if settings.verify_files else {}
-    contents = content_digests(rows, settings.num_workers, show_progress=True)
-    return StoredSplit.of(splits, contents).dumps()
+    known = {r.image_path: contents[r.image_path] for r in records if r.image_path in contents}
+    return StoredSplit.of(splits, known).dumps()
 
 
 def _compare_splits(init_from: Path, split: bytes, say: Callable[[str], None]) -> None:

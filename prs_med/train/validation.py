@@ -14,7 +14,6 @@ from prs_med.data.order import Rank
 from prs_med.data.samples import Preparation
 from prs_med.data.training_data import TrainingData
 from prs_med.train import distributed
-from prs_med.train.agreement import Agreement
 from prs_med.train.engines import Engines
 
 PICTURES = "validation"
@@ -54,7 +53,7 @@ class Validation:
         self._preparation = preparation
         self._collator = collator
         self._tokenizer = tokenizer
-        self._agreement = Agreement()
+        self._agreement = distributed.agreement()
         self._beat = beat
         self._asked = asked
 

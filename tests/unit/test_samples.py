@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from prs_med.batch import UNKNOWN_MODALITY, Batch
+from prs_med.data import rows as rows_module
+from prs_med.data.contents import content_digest
 from prs_med.data.geometry import PADDING
 from prs_med.data.order import Rank
 from prs_med.data.records import DataError, Record
-from prs_med.data.rows import verify_files
+from prs_med.data.rows import Verified, look_into, verify_files
 from prs_med.data.samples import Preparation, SampleDataset
 from prs_med.data.training_data import LocalData
 from prs_med.model.llava_layouts import CLIP_MEAN, CLIP_STD
@@ -217,6 +220,51 @@ def test_verifying_finds_exactly_the_bad_rows(copied, workers: int) -> None:
     for message, index in zip(verified.bad_rows, sorted(bad), strict=True):
         assert message.startswith(f"{records[index].row_id}: ")
         assert message.count(records[index].row_id) == 1
+
+
+def several_questions(records: list[Record]) -> list[Record]:
+    """Three rows about each image and its mask."""
+    return [
+        replace(record, row_id=f"{record.row_id}.{number}", question=f"{record.question} {number}")
+        for record in records
+        for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("world", [1, 3, 50])
+def test_processes_verify_together_what_one_verifies_alone(copied, world: int) -> None:
+    records = several_questions(copied.records)
+    truncate(records[3].image_path)
+    shrink(records[15].mask_path)
+    records[24] = replace(records[24], mask_path=records[24].image_path.with_name("none.png"))
+    records[30] = replace(records[30], question="Where? " * 2000)
+    alone = verify_files(records, copied.prompts, 2, show_progress=False)
+    parts = [
+        look_into(records, copied.prompts, 2, show_progress=False, rank=Rank(index, world))
+        for index in range(world)
+    ]
+    together = Verified.of(records, parts)
+    assert together == alone
+    assert len(together.bad_rows) == 3 + 3 + 1 + 1
+    assert [row.partition(": ")[0] for row in together.bad_rows] == [
+        record.row_id for record in records if record not in together.records
+    ]
+
+
+def test_verifying_decodes_each_image_and_each_mask_once(copied, monkeypatch) -> None:
+    decoded: list[Path] = []
+
+    def noting(load: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda path, *more: decoded.append(path) or load(path, *more)
+
+    for name in ("load_image", "load_mask"):
+        monkeypatch.setattr(rows_module, name, noting(getattr(rows_module, name)))
+    records = several_questions(copied.records)
+    verified = verify_files(records, copied.prompts, 2, show_progress=False)
+    files = {path for record in records for path in (record.image_path, record.mask_path)}
+    assert sorted(decoded) == sorted(files)
+    images = {record.image_path for record in records}
+    assert verified.contents == {path: content_digest(path) for path in images}
 
 
 def test_filling_does_not_count(inputs) -> None:

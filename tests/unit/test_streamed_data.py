@@ -420,19 +420,29 @@ def test_a_truncated_shard_is_named(dataset: Path, inputs: Inputs, tmp_path: Pat
 
 def test_texts_that_are_too_long_show_before_training(dataset: Path, inputs: Inputs) -> None:
     data = StreamedData(str(dataset), OPTIONS)
-    said: list[str] = []
-    data.check_lengths(inputs.prompts, said.append)
-    assert said == []
     longest = max(
         len(inputs.prompts.encode(r.question, r.answer, r.row_id).ids) for r in inputs.records
     )
+
+    def problems(world: int) -> list[str]:
+        found = []
+        for index in range(world):
+            try:
+                data.check_lengths(inputs.prompts, Rank(index, world))
+            except DataError as error:
+                found.append(str(error))
+        return found
+
+    assert data.surely_fits(inputs.prompts)
     inputs.prompts._max_length = longest
     try:
-        data.check_lengths(inputs.prompts, said.append)
-        assert len(said) == 1
+        assert not data.surely_fits(inputs.prompts)
+        assert problems(1) == problems(3) == []
         inputs.prompts._max_length = longest - 1
-        with pytest.raises(DataError, match=f"more than --max_length {longest - 1}"):
-            data.check_lengths(inputs.prompts, said.append)
+        for world in (1, 3):
+            found = problems(world)
+            assert found
+            assert all(f"more than --max_length {longest - 1}" in text for text in found)
     finally:
         inputs.prompts._max_length = 2048
 

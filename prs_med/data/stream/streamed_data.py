@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tqdm import tqdm
 
 from prs_med.batch import Batch
 from prs_med.data.background import Background
@@ -84,18 +85,23 @@ class StreamedData:
         """The content of its ``split.json``; None in datasets of earlier versions."""
         self.longest_text = max(split.longest_text for split in (train, val) if split)
 
-    def check_lengths(self, prompts: PromptEncoder, say: Callable[[str], None]) -> None:
-        """Make sure that no text is too long, reading all of them only if that may be.
+    def surely_fits(self, prompts: PromptEncoder) -> bool:
+        """Whether no text can be too long, as most datasets tell without a look at them: a token
+        is a byte at least."""
+        return prompts.fits(self.longest_text)
+
+    def check_lengths(self, prompts: PromptEncoder, rank: Rank) -> None:
+        """Read one process's part of all texts, and make sure that none of it is too long.
 
         Raises:
             DataError: for the first text that is.
         """
-        # A token is a byte at least, so most datasets need no look at their texts.
-        if prompts.fits(self.longest_text):
-            return
-        say("reading all texts, because some may be longer than --max_length")
         columns = [f"{TARGET}.{name}" for name in ("question", "answer", "row_id")]
-        for shard in (s for name in ("train", "val") for s in self._shards(name)):
+        shards = [shard for name in ("train", "val") for shard in self._shards(name)]
+        own = shards[rank.index :: rank.world]
+        for shard in tqdm(
+            own, desc="reading texts", unit="shard", disable=rank.index != 0, leave=False
+        ):
             for rows in read_small_columns(self._store, shard, columns):
                 for target in (target for row in rows for target in row["targets"]):
                     prompts.encode(target["question"], target["answer"], target["row_id"])
