@@ -3,7 +3,7 @@
     python benchmarks/startup.py
 
 Writes random bf16 weights as wide as LLaVA-Med v1.5, with fewer layers, and loads them in real
-DeepSpeed processes, as training does, under ZeRO-2, ZeRO-3, and ZeRO-2 with a 4-bit base. Memory
+DeepSpeed processes, as training does, under ZeRO-2 and ZeRO-3, also with a 4-bit base. Memory
 is what a process holds for itself (`Anonymous` of /proc/self/smaps_rollup) beyond what it held
 before, in shares of the weights in the files. Pages of the files are not in it: they are the
 kernel's, there once for all processes of a machine, and given up when memory is short. `cold` reads
@@ -42,8 +42,14 @@ from prs_med.model.initial_weights import initial_mllm  # noqa: E402
 from prs_med.model.llava_layouts import read_layout  # noqa: E402
 from prs_med.plan.published import published_layout  # noqa: E402
 from prs_med.train import distributed  # noqa: E402
+from prs_med.train.partition import is_partitioned, partition  # noqa: E402
 
-CASES = {"zero2": (2, False), "zero3": (3, False), "zero2_4bit": (2, True)}
+CASES = {
+    "zero2": (2, False),
+    "zero3": (3, False),
+    "zero2_4bit": (2, True),
+    "zero3_4bit": (3, True),
+}
 """Stage, and whether the base is kept in 4 bits."""
 SHARD = 2 * 10**9
 
@@ -52,7 +58,10 @@ def main() -> None:
     """Print a table, or be one of the processes that it is about."""
     options = parser().parse_args()
     if options.be:
-        print(json.dumps(start(Path(options.weights), *CASES[options.be])), flush=True)
+        row = json.dumps(start(Path(options.weights), *CASES[options.be]))
+        print(
+            f"{json.dumps(start(Path(options.weights), *CASES[options.be]))}\n", end="", flush=True
+        )
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         size = write_weights(Path(folder), options.layers)
@@ -196,16 +205,20 @@ def start(weights: Path, stage: int, load_4bit: bool) -> dict[str, float]:
     settings = Settings(data="none", sam_ckpt="none", vlm_path=str(weights), load_4bit=load_4bit)
     peak = Peak()
     begun = time.perf_counter()
-    mllm = initial_mllm(settings, read_layout(settings.vlm_path))
+    layout = read_layout(settings.vlm_path)
+    mllm = initial_mllm(settings, layout, on_host=stage == 3)
     loaded = time.perf_counter()
     loading = peak.look()
-    mllm = mllm if load_4bit else mllm.use_one_precision()
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": True},
         "zero_optimization": {"stage": stage},
     }
     trained = [p for p in mllm.parameters() if p.requires_grad]
+    if is_partitioned(config):
+        partition(mllm, config)
+    elif not load_4bit:
+        mllm.use_one_precision()
     deepspeed.initialize(
         model=mllm,
         optimizer=torch.optim.AdamW(trained),

@@ -33,16 +33,17 @@ def initial_modalities(settings: Settings, of_the_data: tuple[str, ...]) -> tupl
     return (*known, *(name for name in of_the_data if name not in known))
 
 
-def initial_mllm(settings: Settings, layout: LlavaLayout) -> Mllm:
-    """The language model, trainable as the settings say.
+def initial_mllm(settings: Settings, layout: LlavaLayout, on_host: bool = False) -> Mllm:
+    """The language model, trainable as the settings say; ``on_host`` as of
+    :func:`prs_med.model.llava_loading.load_llava`.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
     """
     if settings.init_from:
-        mllm = load_trained_mllm(_trained(settings), layout, settings)
+        mllm = load_trained_mllm(_trained(settings), layout, settings, on_host)
     else:
-        mllm = build_mllm(layout, settings)
+        mllm = build_mllm(layout, settings, on_host)
     if settings.freeze_mllm:
         mllm.requires_grad_(False)
     return mllm

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
 from prs_med.config import ModelSettings, SettingError
@@ -17,24 +19,39 @@ _PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _KEEP_UNQUANTISED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
-def load_llava(layout: LlavaLayout, settings: ModelSettings) -> LlavaForConditionalGeneration:
+def load_llava(
+    layout: LlavaLayout, settings: ModelSettings, on_host: bool = False
+) -> LlavaForConditionalGeneration:
     """Load the base model, quantised if asked for, with every parameter frozen.
+
+    Args:
+        on_host: leave it in the host's memory, where weights are mapped from their files and take
+            none, if they are in the right precision or, for LoRA, in fp32. Whoever moves a
+            parameter to a device then converts it, too; layers in 4 bits are quantised when they
+            are moved.
 
     Raises:
         CheckpointError: if weights are missing, left over or of another shape.
         SettingError: if the attention kernels asked for cannot run here.
     """
-    options: dict[str, Any] = {"quantization_config": _quantisation(settings)}
-    if options["quantization_config"] is not None:
-        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    # Read here rather than by transformers, so that one strict check covers every layout and
+    # container, and the vision tower may come from another folder.
+    weights = read_weights(layout.folder, layout.config, layout.vision_folder)
+    dtype = precision = _PRECISION[settings.precision]
+    if on_host and _lora_on_fp32(weights, settings):
+        dtype = torch.float32
+    options: dict[str, Any] = {}
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    if settings.load_8bit:
         options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_skip_modules=_KEEP_UNQUANTISED
+        )
     model, report = LlavaForConditionalGeneration.from_pretrained(
         None,
         config=layout.config,
-        # Read here rather than by transformers, so that one strict check covers every layout and
-        # container, and the vision tower may come from another folder.
-        state_dict=read_weights(layout.folder, layout.config, layout.vision_folder),
-        dtype=_PRECISION[settings.precision],
+        state_dict=weights,
+        dtype=dtype,
         attn_implementation=choose_attention(settings),
         output_loading_info=True,
         **options,
@@ -44,23 +61,46 @@ def load_llava(layout: LlavaLayout, settings: ModelSettings) -> LlavaForConditio
         raise CheckpointError(f"{layout.folder}: could not be loaded: {', '.join(unloaded)}")
     model.name_or_path = model.config.name_or_path = str(layout.folder)
     model.requires_grad_(False)
+    if settings.load_4bit:
+        _quantise_when_moved(model, precision)
+        if not on_host:
+            model.to(device)
     return model
 
 
-def _quantisation(settings: ModelSettings) -> BitsAndBytesConfig | None:
-    if settings.load_4bit:
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=_PRECISION[settings.precision],
+def _lora_on_fp32(weights: Mapping[str, Tensor], settings: ModelSettings) -> bool:
+    """Whether all weights are in fp32, and LoRA is trained beside them: PEFT rounds it as the base
+    is rounded, which then is left to the engine. Frozen weights are compared as they are."""
+    types = {value.dtype for value in weights.values() if value.is_floating_point()}
+    return types == {torch.float32} and settings.finetune == "lora" and not settings.freeze_mllm
+
+
+def _quantise_when_moved(model: LlavaForConditionalGeneration, dtype: torch.dtype) -> None:
+    """Have the language model's linear layers become nf4 when they are moved to a device, also to
+    the CPU. All else keeps its precision."""
+    # Importing it takes seconds, and plans do without.
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    language_model = model.model.language_model
+    linear = {n: m for n, m in language_model.named_modules() if type(m) is nn.Linear}
+    for name, layer in linear.items():
+        with torch.device("meta"):
+            quantised = Linear4bit(
+                layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype
+            )
+        quantised.weight = Params4bit(
+            layer.weight.data,
+            requires_grad=False,
+            compress_statistics=True,
+            quant_type="nf4",
             # ZeRO-3 partitions only floating-point storage.
-            bnb_4bit_quant_storage=_PRECISION[settings.precision],
-            llm_int8_skip_modules=_KEEP_UNQUANTISED,
+            quant_storage=dtype,
+            module=quantised,
         )
-    if settings.load_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_KEEP_UNQUANTISED)
-    return None
+        quantised.bias = layer.bias
+        language_model.set_submodule(name, quantised)
+    # PEFT asks for it.
+    model.is_loaded_in_4bit = True
 
 
 def choose_attention(settings: ModelSettings) -> str:

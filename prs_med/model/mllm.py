@@ -235,9 +235,10 @@ def flops_per_token(layout: LlavaLayout, settings: ModelSettings) -> float:
     return (4.0 if settings.finetune == "lora" else 6.0) * weights
 
 
-def build_mllm(layout: LlavaLayout, settings: ModelSettings) -> Mllm:
-    """Load the base model and make the parts trainable that the settings name."""
-    return make_trainable(load_llava(layout, settings), layout, settings)
+def build_mllm(layout: LlavaLayout, settings: ModelSettings, on_host: bool = False) -> Mllm:
+    """Load the base model and make the parts trainable that the settings name; ``on_host`` as of
+    :func:`load_llava`."""
+    return make_trainable(load_llava(layout, settings, on_host), layout, settings)
 
 
 def drop_gradients_of_inputs(llava: LlavaForConditionalGeneration) -> None:

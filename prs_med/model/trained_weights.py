@@ -213,8 +213,11 @@ def _require(file: Path) -> None:
         raise CheckpointError(f"{file}: not found; a folder with trained weights needs it")
 
 
-def load_trained_mllm(trained: TrainedFolder, layout: LlavaLayout, settings: Settings) -> Mllm:
-    """The language model with the trained weights of the folder, trainable as ``settings`` say.
+def load_trained_mllm(
+    trained: TrainedFolder, layout: LlavaLayout, settings: Settings, on_host: bool = False
+) -> Mllm:
+    """The language model with the trained weights of the folder, trainable as ``settings`` say;
+    ``on_host`` as of :func:`prs_med.model.llava_loading.load_llava`.
 
     Raises:
         CheckpointError: if the weights do not fit the base model or the settings.
@@ -222,7 +225,7 @@ def load_trained_mllm(trained: TrainedFolder, layout: LlavaLayout, settings: Set
     if settings.finetune == "full":
         _require(trained.folder / "mllm" / "config.json")
         tuned = read_layout(str(trained.folder / "mllm"))
-        return make_trainable(load_llava(tuned, settings), layout, settings)
+        return make_trainable(load_llava(tuned, settings, on_host), layout, settings)
     adapter = trained.folder / "adapter"
     _require(adapter / "adapter_config.json")
     _require(adapter / "adapter_model.safetensors")
@@ -232,7 +235,7 @@ def load_trained_mllm(trained: TrainedFolder, layout: LlavaLayout, settings: Set
         raise CheckpointError(
             f"{adapter / 'adapter_model.safetensors'}: cannot be read ({error})"
         ) from None
-    mllm = build_mllm(layout, settings)
+    mllm = build_mllm(layout, settings, on_host)
     own = get_peft_model_state_dict(mllm.model)
     _refuse_different(adapter, own, state)
     set_peft_model_state_dict(mllm.model, state)

@@ -95,15 +95,21 @@ class MemoryModel:
         return fits
 
     def host(self) -> float:
-        """Bytes of the host's memory that one process needs: for the language model while it is
-        loaded, or for what is offloaded."""
-        loading = (sum(self.counts.mllm.all) + self._quantisable()) * self.weight_bytes
-        offloaded = 0.0
+        """Bytes of the host's memory that one process needs: for what is offloaded and the copy
+        that checkpoints are written from, or for the language model while it is loaded.
+
+        bf16 files, as the published ones are, are mapped and take none; other weights are converted
+        into a copy.
+        """
+        loading = 0
+        if self.settings.precision != "bf16":
+            loading = (sum(self.counts.mllm.all) + self._quantisable()) * self.weight_bytes
+        offloaded = self._states() + self._state_bytes(self._segmentation_share())
         if self.zero.offload_optimizer:
             offloaded += self._states() + self._mllm_share() * _FP32
         if self.zero.offload_parameters:
             offloaded += self._weights_in_shares()
-        return max(loading, offloaded)
+        return max(float(loading), offloaded)
 
     def shares(self) -> tuple[int, int]:
         """Elements that this process updates, of the language model and the segmentation side."""

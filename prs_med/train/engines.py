@@ -24,6 +24,7 @@ from prs_med.model.prs_med import Outputs, forward
 from prs_med.model.segmentation import SegmentationBranch
 from prs_med.train.deepspeed_config import segmentation_config
 from prs_med.train.joint_norm import JointNorm
+from prs_med.train.partition import is_partitioned, partition
 from prs_med.train.weight_average import WeightAverage
 from prs_med.train.zero_optimizer import discard_gradients
 
@@ -212,6 +213,8 @@ def _groups(
 def _initialize(module: nn.Module, groups: list[dict[str, Any]], config: dict[str, Any]) -> Any:
     # In bf16, stage 1 prints how much memory is used, many times.
     with redirect_stdout(StringIO()):
+        if is_partitioned(config):
+            partition(module, config)
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=torch.optim.AdamW(groups),
@@ -223,7 +226,8 @@ def _initialize(module: nn.Module, groups: list[dict[str, Any]], config: dict[st
 
 def _without_training(mllm: Mllm, config: dict[str, Any], device: torch.device) -> Any:
     """The language model for forward passes only: partitioned under ZeRO-3, else as it is."""
-    if config["zero_optimization"]["stage"] == 3:
+    if is_partitioned(config):
+        partition(mllm, config)
         engine, *_ = deepspeed.initialize(model=mllm, config=config, dist_init_required=False)
         return engine
     return mllm.use_one_precision().to(device)

@@ -56,6 +56,7 @@ from prs_med.train.heartbeat import Heartbeat
 from prs_med.train.loop import LoopHooks, total_steps, train
 from prs_med.train.mapping_check import check_mapping
 from prs_med.train.metrics_log import MetricsLog
+from prs_med.train.partition import is_partitioned
 from prs_med.train.progress import Progress
 from prs_med.train.rank_times import RankSeconds
 from prs_med.train.resume import go_back, resume
@@ -166,7 +167,7 @@ def _run(
     say: Callable[[str], None],
 ) -> str:
     transformers.set_seed(settings.seed)
-    parts = _build(settings, rank, save_dir, say)
+    parts = _build(settings, rank, save_dir, say, on_host=is_partitioned(config))
     what = "images with all their questions" if settings.batch_by_image else "samples"
     say(
         f"{parts.data.units} training {what} and {parts.data.validation_samples} validation "
@@ -376,7 +377,10 @@ def _export_first_whole(
     return export_trained(checkpoints.reader_of(names[-1]), folder)
 
 
-def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None]) -> _Parts:
+def _build(
+    settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], None], on_host: bool
+) -> _Parts:
+    """``on_host``: load the language model as of :func:`prs_med.model.llava_loading.load_llava`."""
     if settings.use_liger_kernel:
         require_liger()
     layout = read_layout(settings.vlm_path, settings.vision_tower)
@@ -398,7 +402,7 @@ def _build(settings: Settings, rank: Rank, save_dir: Path, say: Callable[[str], 
             _compare_splits(Path(settings.init_from), split, say)
     set_matrix_products(settings)
     modalities = initial_modalities(settings, data.modalities)
-    mllm = initial_mllm(settings, layout)
+    mllm = initial_mllm(settings, layout, on_host)
     segmentation = initial_segmentation(settings, mllm.hidden_size, modalities)
     if settings.use_liger_kernel:
         use_liger_kernel(mllm)

@@ -74,6 +74,16 @@ def test_full_finetuning_has_sixteen_bytes_for_each_parameter() -> None:
     assert not any(candidate.settings.load_4bit for candidate in every("full"))
 
 
+def test_the_host_holds_a_copy_of_the_model_only_if_its_files_are_converted() -> None:
+    lora, segmentation = one("zero2.json").memory(8).shares()
+    assert one("zero2.json").memory(8).host() == 12 * (lora + segmentation)
+    converted = dataclasses.replace(
+        one("zero2.json"),
+        settings=dataclasses.replace(one("zero2.json").settings, precision="fp32"),
+    )
+    assert converted.memory(8).host() == 4 * (7_566_219_264 + 13_631_488)
+
+
 def test_offloading_moves_states_to_the_host() -> None:
     here, there = (one(f"zero2{kind}.json", finetune="full").memory(8) for kind in ("", "_offload"))
     assert here.at(1).parts["optimizer: language model"] > 10 * GB
