@@ -40,8 +40,12 @@ class UsedModelSettings(CheckedSettings):
         "true: the language model in 4 bits, which needs a quarter of the memory; false: in the "
         "precision of training (default: as in training)",
     )
-    batch_size: int = setting(8, "Questions answered at once", positive, "a positive number")
-    max_new_tokens: int = setting(64, "Longest answer in tokens", positive, "a positive number")
+    batch_size: int = setting(
+        8, "Questions answered at once", positive, "a positive number", most=65_536
+    )
+    max_new_tokens: int = setting(
+        64, "Longest answer in tokens", positive, "a positive number", most=1_000_000
+    )
     temperature: float = setting(
         0.0,
         "0: always the likeliest token; else tokens are drawn, the higher the more varied",
@@ -61,7 +65,11 @@ class UsedModelSettings(CheckedSettings):
         0, "Change masks: remove parts of fewer pixels of the image", not_negative, "0 or more"
     )
     num_workers: int = setting(
-        4, "Threads that read, score and draw while the model answers", positive, "1 or more"
+        4,
+        "Threads that read, score and draw while the model answers",
+        positive,
+        "1 or more",
+        most=1_024,
     )
 
 
@@ -130,7 +138,9 @@ class EvaluationSettings(AskedSettings):
         "(default: none)",
         path="local",
     )
-    judge_batch_size: int = setting(8, "Answers judged at once", positive, "a positive number")
+    judge_batch_size: int = setting(
+        8, "Answers judged at once", positive, "a positive number", most=65_536
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,10 @@ from typing import Any, Literal
 
 from prs_med.paths import expanded
 
+MOST = 1_000_000_000
+"""The largest number that a setting takes, unless it says otherwise: far above what makes sense,
+and below what clocks, threads and tensors count with."""
+
 _ADDRESS_WITH_KEYS = re.compile(r"\w+://([^/]*@|[^/:]+:[^@]*@)")
 """``s3://key:secret@bucket``; secrets may have slashes, and so may names in a bucket have an @."""
 
@@ -27,6 +31,7 @@ def setting(
     check: Callable[[Any], bool] | None = None,
     allowed: str = "",
     *,
+    most: int = MOST,
     required: bool = False,
     instead: Sequence[str] = (),
     common: Sequence[str] = (),
@@ -36,6 +41,7 @@ def setting(
     """A field with its default, its help text, what its value must satisfy, and that in words.
 
     Args:
+        most: the largest value, if it is a number.
         required: it must be given, which :meth:`CheckedSettings.require` sees to.
         instead: settings of which one may be given instead; those that a program lacks do not
             count.
@@ -50,6 +56,7 @@ def setting(
             "help": help_text,
             "check": check,
             "allowed": allowed,
+            "most": most,
             "required": required,
             "instead": tuple(instead),
             "common": tuple(common),
@@ -71,7 +78,8 @@ def not_negative(value: float) -> bool:
 
 def seed_setting(help_text: str) -> Any:
     """A field for a seed, from what every library's generator takes; 0 by default."""
-    return setting(0, help_text, lambda value: 0 <= value < 2**32, "0 to 4294967295")
+    most = 2**32 - 1
+    return setting(0, help_text, lambda value: 0 <= value <= most, f"0 to {most}", most=most)
 
 
 def fraction(value: float) -> bool:
@@ -133,6 +141,9 @@ def _check_value(spec: dataclasses.Field[Any], hint: Any, value: Any) -> None:
     check = spec.metadata["check"]
     if check is not None and not check(value):
         raise SettingError(f"--{spec.name} {value}: allowed is {spec.metadata['allowed']}")
+    most = spec.metadata["most"]
+    if isinstance(value, (int, float)) and abs(value) > most:
+        raise SettingError(f"--{spec.name} {value}: allowed is at most {most}")
 
 
 def _in_reading_order(cls: type) -> list[str]:

@@ -153,6 +153,7 @@ class DataSettings(RowSettings):
         "Longest allowed sequence in tokens, image included; a longer sample is an error",
         positive,
         "a positive number",
+        most=1_000_000,
     )
     num_workers: int = setting(
         2,
@@ -160,6 +161,7 @@ class DataSettings(RowSettings):
         not_negative,
         "0 or more",
         common=("train",),
+        most=1_024,
     )
     augment_intensity: float = setting(
         0.0,
@@ -271,6 +273,7 @@ class ModelSettings(CheckedSettings):
         not_negative,
         "0, or at least 64",
         common=("train", "plan"),
+        most=16_384,
     )
     image_fit: Literal["stretch", "pad"] = setting(
         "stretch",
@@ -299,7 +302,12 @@ class ModelSettings(CheckedSettings):
         "lora", "Train LoRA adapters, or all weights of the language model"
     )
     lora_rank: int = setting(
-        16, "Rank of the LoRA matrices", positive, "a positive number", common=("train",)
+        16,
+        "Rank of the LoRA matrices",
+        positive,
+        "a positive number",
+        common=("train",),
+        most=8_192,
     )
     lora_alpha: float = setting(
         16, "LoRA scale: updates are multiplied by alpha / rank", positive, "a positive number"
@@ -418,6 +426,7 @@ class OptimSettings(CheckedSettings):
         positive,
         "a positive number",
         common=("train", "plan"),
+        most=65_536,
     )
     gradient_accumulation_steps: int = setting(
         1,
@@ -425,6 +434,7 @@ class OptimSettings(CheckedSettings):
         positive,
         "a positive number",
         common=("train",),
+        most=65_536,
     )
     global_batch_size: int | None = setting(
         None,
@@ -576,7 +586,11 @@ class ValidationSettings(CheckedSettings):
         "0 or more",
     )
     validation_answer_tokens: int = setting(
-        64, "Longest of these answers in tokens", positive, "a positive number"
+        64,
+        "Longest of these answers in tokens",
+        positive,
+        "a positive number",
+        most=1_000_000,
     )
     validation_pictures: int = setting(
         6,

@@ -58,7 +58,7 @@ class BuildSettings(RowSettings):
         4.0, "Size in MiB of a row group: what one read fetches", positive, "a positive number"
     )
     shard_mb: float = setting(128.0, "Size in MiB of a shard", positive, "a positive number")
-    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number", most=1024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +80,7 @@ class CheckSettings(CheckedSettings):
         positional=True,
         path="any",
     )
-    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number", most=1024)
     output: str | None = setting(
         None,
         "File for the complete list of findings, one JSON object a line (default: none)",
@@ -122,7 +122,9 @@ class SynthesizeSettings(CheckedSettings):
     train: int = setting(960, "Training images", not_negative, "0 or more")
     val: int = setting(60, "Validation images", not_negative, "0 or more")
     test: int = setting(100, "Test images", not_negative, "0 or more")
-    size: int = setting(128, "Side of the images in pixels", lambda v: v >= 32, "at least 32")
+    size: int = setting(
+        128, "Side of the images in pixels", lambda v: v >= 32, "at least 32", most=8192
+    )
     seed: int = seed_setting("Another seed draws other images")
 
 
@@ -160,7 +162,7 @@ class AnnotateSettings(CheckedSettings):
         "0 <= value < 1",
     )
     seed: int = seed_setting("Another seed chooses other words")
-    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number", most=1024)
 
 
 @dataclass(kw_only=True)
@@ -200,4 +202,4 @@ class SlicesSettings(CheckedSettings):
     classes: str | None = _classes_setting("each has masks of its own")
     every: int = setting(1, "Take every n-th slice", positive, "a positive number")
     keep_empty: bool = setting(False, "Also write slices whose mask is empty")
-    num_workers: int = setting(4, _WORKERS, positive, "a positive number")
+    num_workers: int = setting(4, _WORKERS, positive, "a positive number", most=1024)

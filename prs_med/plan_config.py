@@ -21,11 +21,16 @@ class MachineSettings(CheckedSettings):
 
     gpu: str = setting(
         "a100-80",
-        "Kind of GPU: rtx4090, l4, a10g, l40s, a100-40, a100-80, h100-pcie, h100 or h200",
+        "Kind of GPU: rtx4090, l4, a10g, l40s, a100-40, a100-80, h100-pcie, h100-nvl, h100, h200 "
+        "or b200",
         common=("plan",),
     )
-    gpus: int = setting(8, "Number of GPUs in all", positive, "a positive number", common=("plan",))
-    gpus_per_node: int = setting(8, "GPUs of one machine", positive, "a positive number")
+    gpus: int = setting(
+        8, "Number of GPUs in all", positive, "a positive number", common=("plan",), most=1_000_000
+    )
+    gpus_per_node: int = setting(
+        8, "GPUs of one machine", positive, "a positive number", most=1_000_000
+    )
     network: str = setting(
         "infiniband-ndr",
         "Between machines: ethernet-10, ethernet-25, ethernet-100, efa-400, infiniband-hdr or "
@@ -84,15 +89,21 @@ class WorkloadSettings(CheckedSettings):
         "Tokens of template and question in a batch's longest sequence; the image's come on top",
         positive,
         "a positive number",
+        most=1_000_000,
     )
     answer_tokens: int = setting(
         40,
         "Tokens of answer and end token in a batch's longest sequence",
         positive,
         "a positive number",
+        most=1_000_000,
     )
     questions_per_image: int = setting(
-        3, "With BATCH_BY_IMAGE: questions about each image", positive, "a positive number"
+        3,
+        "With BATCH_BY_IMAGE: questions about each image",
+        positive,
+        "a positive number",
+        most=10_000,
     )
     sample_kb: float | None = setting(
         None,
@@ -126,7 +137,11 @@ class OutputSettings(CheckedSettings):
         common=("plan",),
     )
     largest_batch: int = setting(
-        16, "Do not recommend a larger micro-batch than this", positive, "a positive number"
+        16,
+        "Do not recommend a larger micro-batch than this",
+        positive,
+        "a positive number",
+        most=65_536,
     )
     json: str | None = setting(
         None, "File for all figures, for programs (default: none)", path="local"

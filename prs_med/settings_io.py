@@ -195,7 +195,8 @@ def _read_yaml(path: Path, option: str) -> dict[str, Any]:
         loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _OnceEach) or {}  # noqa: S506
     except UnicodeDecodeError:
         raise SettingError(f"{option} {path}: is not in UTF-8") from None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        # A ValueError: a date that is none, or a number with thousands of digits.
         reason = " ".join(str(error).split())
         raise SettingError(f"{option} {path}: {reason}") from None
     if not isinstance(loaded, dict):

@@ -64,6 +64,13 @@ elif [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     SRUN_OPTIONS+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
 fi
 
+# Without CPUs asked for, many clusters give one, which all processes and their loaders share.
+each_node=$((processes / SLURM_NNODES))
+if [ "${SLURM_CPUS_ON_NODE:-$((2 * each_node))}" -lt $((2 * each_node)) ]; then
+    say "WARNING: this node has $SLURM_CPUS_ON_NODE CPUs for $each_node processes" \
+        "and their loaders: ask for more, such as sbatch --cpus-per-gpu=8"
+fi
+
 # Run a program in all processes; the status is the highest of theirs. When one ends the others have
 # a minute: --kill-on-bad-exit would end them at once, and hide a status that says more than "killed".
 run_in_all() {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prs_med.data.order import Rank
+from prs_med.storage.store import StorageError
 
 _POLL_SECONDS = 0.2
 
@@ -81,6 +82,7 @@ class Chunks:
 
         Raises:
             NoLongerNeededError: they were there, and are gone.
+            StorageError: one is damaged.
         """
         for chunk in range(len(self)):
             while (loaded := self._load(chunk)) is None:
@@ -96,6 +98,10 @@ class Chunks:
             if self._folder.exists():
                 return None
             raise NoLongerNeededError from None
+        except ValueError:
+            raise StorageError(
+                f"{self._path(chunk)}: is damaged; remove it, and the same command makes it again"
+            ) from None
         return loaded
 
     def _path(self, chunk: int) -> Path:

@@ -96,6 +96,8 @@ class Plan:
     """Of the longest sequence of a micro-batch."""
     samples: int
     epochs: float
+    max_steps: int
+    """0 after ``epochs``, else training ends after so many optimizer steps."""
     parts: tuple[PartCount, ...]
     work: tuple[Work, ...]
     fits: tuple[Fit, ...]
@@ -134,6 +136,7 @@ def make_plan(
         tokens=work.lengths.shared if settings.share_image_prefix else work.lengths.total,
         samples=samples,
         epochs=settings.epochs,
+        max_steps=settings.max_steps,
         parts=work.counts.parts,
         work=_work(work),
         fits=tuple(_fit(candidate, machines) for candidate in found),
@@ -207,7 +210,8 @@ def _run(chosen: Recommendation, machines: Cluster, samples: int) -> Run:
     plan, settings = candidate.plan, candidate.settings
     memory = candidate.memory(machines.gpus)
     point = scaling_point(candidate, batch, machines, samples, None)
-    hours = point.speed.over(samples * settings.epochs / 3600)
+    seen = settings.max_steps * point.global_batch or samples * settings.epochs
+    hours = point.speed.over(seen / 3600)
     price = None if plan.price is None else plan.price * machines.gpus
     useful = candidate.work.costs[NOTHING].flops(batch).sum() * settings.gradient_accumulation_steps
     return Run(

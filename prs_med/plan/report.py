@@ -39,8 +39,13 @@ def _heading(plan: Plan) -> str:
     machines = f"{plan.nodes} machine{'s' if plan.nodes > 1 else ''}"
     return (
         f"{plan.gpus} x {plan.gpu} ({plan.memory / _GB:.1f} GB each) in {machines}, "
-        f"{plan.samples:,} samples, {plan.epochs:g} epochs, sequences of {plan.tokens} tokens"
+        f"{plan.samples:,} samples, {_length(plan)}, sequences of {plan.tokens} tokens"
     )
+
+
+def _length(plan: Plan) -> str:
+    """How long training is."""
+    return f"{plan.max_steps:,} steps" if plan.max_steps else f"{plan.epochs:g} epochs"
 
 
 def _model(plan: Plan) -> str:
@@ -79,7 +84,7 @@ def _fits(plan: Plan) -> str:
             fit.checkpointing.title,
             f"{fit.lasting / _GB:.1f}",
             f"{fit.sample / _GB:.2f}",
-            f"{fit.host / _GB:.0f}",
+            f"{fit.host / _GB:.1f}",
             *(str(fit.largest[card] or "-") for card in cards),
         )
         for fit in plan.fits
@@ -104,8 +109,7 @@ def _recommendation(plan: Plan) -> str:
         f"--batch_size {run.batch}",
         *run.checkpointing.flags,
     ]
-    if run.base == "nf4":
-        flags.append("--load_4bit")
+    flags += {"nf4": ["--load_4bit"], "int8": ["--load_8bit"]}.get(run.base, [])
     return _run("Recommended: " + " ".join(flags), plan, run)
 
 
@@ -120,8 +124,7 @@ def _run(title: str, plan: Plan, run: Run) -> str:
         *_faster(run.tf32_speedup),
         f"  traffic      {sum(run.sent.values()) / _GB:.2f} GB through each link in a step, "
         f"{_seconds(run.step.communication)} if nothing is computed meanwhile",
-        f"  {plan.epochs:g} epochs{' ' * max(1, 6 - len(f'{plan.epochs:g}'))}"
-        f"{_span(run.hours, '.1f')} hours; {_cost(run.cost)}",
+        f"  {_length(plan):12} {_span(run.hours, '.1f')} hours; {_cost(run.cost)}",
         "",
         _table(
             ("memory of each process", "GB"),

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,14 @@ def show_plan(settings: Settings, plan: PlanSettings) -> int:
 
 def configurations(settings: Settings, plan: PlanSettings) -> dict[str, dict[str, Any]]:
     """The DeepSpeed configurations to choose from, by the name of their file."""
-    names = (
-        [Path(settings.deepspeed)] if settings.deepspeed else [CONFIGS / n for n in SIMPLEST_FIRST]
-    )
-    return {path.name: load_deepspeed_config(path, settings, plan.gpus) for path in names}
+    if settings.deepspeed:
+        path = Path(settings.deepspeed)
+        return {path.name: load_deepspeed_config(path, settings, plan.gpus)}
+    # Compared are 4 bits too, which go where 8 bits do not.
+    settings = replace(settings, load_8bit=False)
+    return {
+        name: load_deepspeed_config(CONFIGS / name, settings, plan.gpus) for name in SIMPLEST_FIRST
+    }
 
 
 def check(settings: Settings, plan: PlanSettings) -> int:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 
 import torch
 
 PEAK_BF16_FLOPS = {
+    "B200": 2250e12,
+    "GB200": 2500e12,
     "H200": 989e12,
+    "H200 NVL": 835e12,
+    "GH200": 989e12,
     "H100": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
     "A100": 312e12,
+    "A100 PCIe": 312e12,
     "L40S": 362e12,
+    "L4": 121e12,
     "A10G": 70e12,
-    "RTX 4090": 165e12,
+    "GeForce RTX 4090": 165e12,
 }
-"""Dense bf16 FLOP/s with fp32 accumulation from NVIDIA's data sheets (H100 and H200: SXM)."""
+"""Dense bf16 FLOP/s with fp32 accumulation from NVIDIA's data sheets, by what the driver calls a
+GPU; without a form (PCIe, NVL), SXM."""
+
+_SAME_CHIP = {"NVIDIA", "SXM", "SXM4", "SXM5", "PCIE", "HBM2", "HBM3", "HBM3e"}
+"""Words that tell nothing about the peak, beside the memory's size (``80GB``)."""
 
 
 class Throughput:
@@ -65,7 +78,13 @@ def peak_memory_gb() -> float:
 
 
 def peak_bf16_flops() -> float | None:
-    if not torch.cuda.is_available():
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in name), None)
+    """That of this process's GPU; None without one, or if its peak is not known."""
+    return peak_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+
+
+def peak_of(name: str) -> float | None:
+    """Dense bf16 FLOP/s of a GPU by its driver's name, such as ``NVIDIA H100 80GB HBM3``; None for
+    any form that is not known: a part of a GPU (MIG), or one for laptops, has another peak."""
+    words = re.split(r"[\s-]+", name)
+    kind = [word for word in words if word not in _SAME_CHIP and not re.fullmatch(r"\d+GB", word)]
+    return PEAK_BF16_FLOPS.get(" ".join(kind))

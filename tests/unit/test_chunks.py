@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from prs_med.data.order import Rank
 from prs_med.evaluate.chunks import Chunks, NoLongerNeededError
+from prs_med.storage.store import StorageError
 from tests.patience import patience
 
 
@@ -78,3 +79,13 @@ def test_a_process_that_waits_for_what_is_cleared_up_is_told(tmp_path: Path) -> 
     (tmp_path / "gone").rmdir()
     with pytest.raises(NoLongerNeededError):
         next(chunks.wait_for_all(ignore))
+
+
+@pytest.mark.parametrize("content", ["", '{"by": '])
+def test_a_damaged_chunk_is_named_with_what_to_do(tmp_path: Path, content: str) -> None:
+    chunks = Chunks(tmp_path, 2, 1)
+    chunks.do(Rank(0, 1), lambda numbers: {"by": 0}, ignore)
+    damaged = tmp_path / "000001.json"
+    damaged.write_text(content)
+    with pytest.raises(StorageError, match=f"{damaged}: is damaged; remove it"):
+        list(chunks.wait_for_all(ignore))

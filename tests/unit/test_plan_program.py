@@ -61,6 +61,35 @@ def test_one_configuration_is_planned_exactly_as_given(
     assert "zero2.json" not in shown
 
 
+def test_a_training_that_ends_after_some_steps_is_planned_to_there(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    more = ["--image_size", "64", "--json", str(file), "--price", "2", "--gpus", "4"]
+    assert main([*arguments, *more, "--max_steps", "3000"]) == 0
+    assert "3,000 steps" in capsys.readouterr().out
+    run = json.loads(file.read_text())["recommended"]
+    assert run["hours"]["best"] == pytest.approx(3000 * run["seconds"]["best"] / 3600)
+    assert run["cost"]["best"] == pytest.approx(4 * 2 * run["hours"]["best"])
+
+
+def test_an_8_bit_base_is_planned_where_it_can_be_trained(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    more = ["--image_size", "64", "--json", str(file), "--load_8bit"]
+    assert main([*arguments, *more]) == 0
+    fits = {(fit["config"], fit["base"]) for fit in json.loads(file.read_text())["fits"]}
+    assert {config for config, base in fits if base == "int8"} == {
+        *("zero2.json", "zero2_offload.json")
+    }
+    capsys.readouterr()
+    assert main([*arguments, *more, "--deepspeed", "ds_configs/zero2.json"]) == 0
+    assert "--load_8bit" in capsys.readouterr().out
+    assert main([*arguments, *more, "--deepspeed", "ds_configs/zero3.json"]) == 2
+    assert "ZeRO-3 cannot partition the int8 weights" in capsys.readouterr().err
+
+
 def test_what_is_computed_again_is_recommended_by_its_flags(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import threading
+import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prs_med.answering_config import (
     ComparisonSettings,
@@ -13,10 +20,28 @@ from prs_med.answering_config import (
     InferenceSettings,
     UsedModelSettings,
 )
-from prs_med.checked_settings import CheckedSettings
-from prs_med.config import ExportSettings, ImportSettings, SettingError, Settings
-from prs_med.data_config import AnnotateSettings, BuildSettings, SynthesizeSettings
+from prs_med.checked_settings import MOST, CheckedSettings, without_none
+from prs_med.config import (
+    ExportSettings,
+    ImportSettings,
+    InspectSettings,
+    MergedExportSettings,
+    SettingError,
+    Settings,
+    TrainedExportSettings,
+    VerifySettings,
+)
+from prs_med.data_config import (
+    AnnotateSettings,
+    BuildSettings,
+    CheckSettings,
+    SlicesSettings,
+    StatsSettings,
+    SynthesizeSettings,
+)
 from prs_med.evaluate.post_processing import PostProcessing
+from prs_med.plan_config import PlanSettings
+from prs_med.programs.demo import DemoSettings
 from prs_med.settings_io import (
     load_settings,
     parse_settings,
@@ -289,3 +314,83 @@ def test_a_seed_is_one_that_every_generator_takes(
     for seed in ("-1", "4294967296", "9" * 40):
         with pytest.raises(SettingError, match=f"--seed {seed}: allowed is 0 to 4294967295"):
             parse_settings(cls, [*others, "--seed", seed], "")
+
+
+PROGRAMS = (
+    *(Settings, PlanSettings, EvaluationSettings, InferenceSettings, ComparisonSettings),
+    *(BuildSettings, CheckSettings, StatsSettings, SynthesizeSettings, AnnotateSettings),
+    *(SlicesSettings, ImportSettings, InspectSettings, VerifySettings, TrainedExportSettings),
+    *(MergedExportSettings, ExportSettings, DemoSettings),
+)
+NEEDED = {InferenceSettings: {"data_root": "data"}}
+"""Without which there are no settings of these."""
+NUMBERS = [
+    (cls, spec)
+    for cls in PROGRAMS
+    for spec in dataclasses.fields(cls)
+    if without_none(typing.get_type_hints(cls)[spec.name]) in (int, float)
+]
+
+
+def tried(make: Callable[[], CheckedSettings]) -> tuple[CheckedSettings | None, str]:
+    """Settings, or else what refused them."""
+    try:
+        return make(), ""
+    except SettingError as error:
+        return None, str(error)
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**19), 2**31, 2**63])
+"""As one may type them."""
+
+
+@given(st.sampled_from(NUMBERS), numbers)
+def test_a_number_is_taken_within_its_limits_or_refused_in_one_line(
+    number: tuple[type[CheckedSettings], dataclasses.Field], value: float
+) -> None:
+    cls, spec = number
+    others = [f"--{name}={text}" for name, text in NEEDED.get(cls, {}).items()]
+    made, refused = tried(lambda: parse_settings(cls, [*others, f"--{spec.name}={value}"]))
+    if made is None:
+        assert "\n" not in refused
+        assert refused.startswith("--")
+    else:
+        taken = getattr(made, spec.name)
+        assert math.isfinite(taken)
+        assert abs(taken) <= spec.metadata["most"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "spec"), NUMBERS, ids=lambda each: getattr(each, "name", None) or each.__name__
+)
+def test_a_number_above_the_largest_of_its_setting_is_refused(
+    cls: type[CheckedSettings], spec: dataclasses.Field
+) -> None:
+    most, check = spec.metadata["most"], spec.metadata["check"]
+    others = NEEDED.get(cls, {})
+    for value in (most + 1, 10**400):
+        _, refused = tried(lambda value=value: cls(**others, **{spec.name: value}))
+        assert f"--{spec.name} {value}: allowed is " in refused
+    _, refused = tried(lambda: cls(**others, **{spec.name: most}))
+    if check is None or check(most):
+        # Rules that join several settings may still refuse it.
+        assert "allowed is at most" not in refused
+
+
+def test_clocks_and_threads_take_the_largest_number() -> None:
+    assert threading.TIMEOUT_MAX > MOST
+    assert torch.iinfo(torch.int32).max > MOST
+
+
+def test_a_number_in_a_file_that_is_beyond_all_limits_ends_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    for text, message in {
+        "9" * 5000: str(file),
+        "9" * 100: "--batch_size 9+: allowed is at most 65536",
+        "1e400": "--batch_size 1e400: allowed is a value of type int",
+        "2026-99-99": f"{file}|--batch_size",
+    }.items():
+        file.write_text(f"batch_size: {text}\n")
+        with pytest.raises(SettingError, match=message) as caught:
+            parse("--config", str(file))
+        assert "\n" not in str(caught.value)

@@ -398,12 +398,16 @@ def test_each_task_of_an_array_has_a_place_of_its_own_on_s3(
 def test_one_process_per_gpu(tmp_path: Path, submit: Callable[..., Submitted]) -> None:
     arguments = ["--save_dir", str(tmp_path / "run")]
     stand_in = pretend(tmp_path, "")
-    job = submit("train.sbatch", arguments, ["--nodes=2", "--gpus-per-node=2"], PYTHON=stand_in)
+    gpus = ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=8"]
+    job = submit("train.sbatch", arguments, gpus, PYTHON=stand_in)
     told = submit("train.sbatch", arguments, ["--nodes=2", "--ntasks-per-node=3"], PYTHON=stand_in)
     for submitted, processes in ((job, 4), (told, 6)):
         assert submitted.end() == "COMPLETED", submitted.everything()
         for rank in range(processes):
             assert f"process {rank} of {processes}: launch/train.py" in submitted.log(rank)
+    assert "WARNING" not in job.output
+    # Nobody has asked for CPUs.
+    assert "has 3 CPUs for 3 processes and their loaders: ask for more" in told.output
 
 
 CONTAINERS = {
