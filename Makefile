@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 # More than cores: some wait for Slurm, S3 and other machines most of the time (tests/scheduling.py).
 TEST_PROCESSES ?= 4
 
-.PHONY: help setup demo test tests test-fast unit-tests test-crash test-docker mutants lint audit clean
+.PHONY: help setup demo test tests test-fast unit-tests test-crash test-settings test-docker mutants lint audit clean
 
 help:
 	@echo "make demo    set up, make a small dataset, train a tiny model on it, evaluate, show"
 	@echo "make test    set up, then lint, type check and run all tests"
 	@echo "make test-fast   what a change of a pure part needs first: lint, types, the unit tests without weights (2 minutes)"
 	@echo "make test-crash  kill saving runs some 300 times, on disk and on S3 (10 minutes)"
+	@echo "make test-settings  disturb runs of a hundred random combinations of settings (an hour)"
 	@echo "make test-docker build the CPU image and run the demo's first steps in it (as root, 20 minutes)"
 	@echo "make mutants change the pure core in small ways and see whether the tests notice (MODULES=losses,split)"
 	@echo "make lint    format check, lint and types alone"
@@ -53,6 +54,10 @@ unit-tests: $(READY)
 test-crash: $(READY)
 	PRS_MED_CRASHES=all PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -s \
 		tests/crash tests/services/s3/test_s3_crashes.py
+
+test-settings: $(READY)
+	PRS_MED_RANDOM_SETTINGS=100 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -s \
+		tests/distributed/test_random_settings.py
 
 test-docker: $(READY)
 	PRS_MED_BUILD_IMAGE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest \

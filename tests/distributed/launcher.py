@@ -37,7 +37,9 @@ class Job:
     keep_gradients: bool = False
     """Write the first step's gradients to gradients.safetensors in ``save_dir``."""
     stop_after: int = 0
-    """Send SIGTERM to rank 0 after so many steps."""
+    """Send a signal to rank 0 after so many steps."""
+    stop_by: str = "SIGTERM"
+    """Its name."""
     check_restored: bool = False
     """Compare the engines with the checkpoint gone on from; writes ``restored`` in ``save_dir``."""
     save_by_deepspeed: bool = False
@@ -70,8 +72,12 @@ def launch(program: list[str], processes: int, afresh: bool = False) -> subproce
     )
 
 
-def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
-    """Train several times in the same processes (starting Python costs more than the training)."""
+def run_jobs(jobs: list[Job], processes: int, folder: Path, survive: bool = True) -> None:
+    """Train several times in the same processes (starting Python costs more than the training).
+
+    Args:
+        survive: whether these processes end by themselves; else a job kills them.
+    """
     listing = folder / f"jobs{processes}.json"
     # Unless a job asks for them: test_validation.py tests answers, and elsewhere they cost time.
     usual = ["--validation_answers", "0"]
@@ -88,6 +94,7 @@ def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
                     "without_step": job.without_step,
                     "swap_masters": job.swap_masters,
                     "stop_after": job.stop_after,
+                    "stop_by": job.stop_by,
                     "check_restored": str(job.save_dir / "restored") if job.check_restored else "",
                     "save_by_deepspeed": str(job.save_dir / "deepspeed")
                     if job.save_by_deepspeed
@@ -99,4 +106,4 @@ def run_jobs(jobs: list[Job], processes: int, folder: Path) -> None:
         )
     )
     done = launch(["tests/distributed/run_jobs.py", str(listing)], processes)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert (done.returncode == 0) == survive, (done.stdout + done.stderr)[-6000:]

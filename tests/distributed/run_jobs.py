@@ -92,8 +92,8 @@ def keep_gradients(path: str) -> None:
     Engines.step = step  # type: ignore[method-assign]
 
 
-def stop_after(steps: int) -> None:
-    """Send this process SIGTERM once so many optimizer steps have begun (0: never), on rank 0
+def stop_after(steps: int, name: str) -> None:
+    """Send this process a signal once so many optimizer steps have begun (0: never), on rank 0
     alone: the others must learn of it."""
     done = 0
 
@@ -102,7 +102,7 @@ def stop_after(steps: int) -> None:
         result = _step(self, rate_factor, veto)
         done += result is not None
         if result is not None and done == steps and torch.distributed.get_rank() == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.Signals[name])
         return result
 
     if steps:
@@ -228,7 +228,7 @@ def main() -> None:
         keep_gradients(job["gradients"])
         discard_or_leave_out(job["veto_step"], job["without_step"])
         swap_masters(job["swap_masters"])
-        stop_after(job["stop_after"])
+        stop_after(job["stop_after"], job["stop_by"])
         check_restored(job["check_restored"])
         save_by_deepspeed(job["save_by_deepspeed"])
         run_or_fail(job["arguments"], job["error_file"])

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "* make test-fast": "a part of make test",
     "* make lint": "a part of make test",
     "* make test-crash": "tests/crash runs a sample of it",
+    "* make test-settings": "tests/distributed/test_random_settings.py tries two of them",
     "* make test-docker": "as root, for minutes, on request",
     "* make mutants*": "tries some two thousand changes of the code, on request",
     "README.md pip install *": "make setup does the same with more extras",
