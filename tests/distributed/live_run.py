@@ -68,7 +68,7 @@ def wait_for_lines(process: subprocess.Popen[str], save_dir: Path, count: int) -
 
 def ranks(process: subprocess.Popen[str]) -> list[int]:
     """Processes below the launcher, or the process itself, that run the training program, in the
-    order of their ranks."""
+    order of their ranks. Workers that they have forked look alike, and are none."""
     found: list[tuple[int, int]] = []
     todo = [process.pid]
     while todo:
@@ -76,11 +76,12 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
         parent = process_of(started)
         # Processes end while they are looked at.
         with suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").glob("*/children"):
-                todo += map(int, task.read_text().split())
             command = Path(f"/proc/{started}/cmdline").read_bytes().split(b"\0")
             if b"launch/train.py" in command and not _OF_LAUNCHERS & {*command}:
                 found.append((_rank(started), parent))
+                continue
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                todo += map(int, task.read_text().split())
     return [number for _, number in sorted(found)]
 
 

@@ -196,8 +196,8 @@ def check_restored(path: str) -> None:
 def save_by_deepspeed(path: str) -> None:
     """Let DeepSpeed save its engines too, each to its own folder, when training has ended."""
 
-    def finish(self: Checkpoints, *arguments: Any) -> None:
-        _finish(self, *arguments)
+    def finish(self: Checkpoints, *arguments: Any, **more: Any) -> None:
+        _finish(self, *arguments, **more)
         for name, engine in self._engines.trained.items():
             engine.save_checkpoint(f"{path}/{name}", tag="last")
 

@@ -402,7 +402,7 @@ def drawn(folder: Path, width: int, height: int, answer: str, empty: bool = Fals
     )  # fmt: skip
 
 
-SIZES = [(120, 60), (50, 200), (33, 97), (300, 4)]
+SIZES = [(120, 60), (50, 200), (33, 97), (300, 8)]
 
 
 def test_masks_are_scored_in_the_size_of_the_image(
