@@ -64,6 +64,10 @@ class Submitted:
         """What a process has said, in all starts."""
         return (self.logs / f"{self.number}-{rank}.log").read_text(errors="replace")
 
+    def logs_with(self, word: str) -> int:
+        """In how many processes' logs a word stands."""
+        return sum(word in log.read_text(errors="replace") for log in self.logs.glob("*-*.log"))
+
     @property
     def restarts(self) -> int:
         """How often it was put into the queue again."""
@@ -323,10 +327,10 @@ def test_what_ends_a_job(tmp_path: Path, submit: Callable[..., Submitted], case:
 def test_a_cancelled_job_waits_for_the_save_and_stays_ended(
     slurm: SlurmCluster, tmp_path: Path, submit: Callable[..., Submitted]
 ) -> None:
-    what = "trap 'sleep 2; echo saved; exit 75' TERM; sleep 600 & wait"
+    what = "trap 'sleep 2; echo saved; exit 75' TERM; echo ready; sleep 600 & wait"
     arguments = ["--save_dir", str(tmp_path / "run")]
     job = submit("train.sbatch", arguments, ["--nodes=2"], PYTHON=pretend(tmp_path, what))
-    job.wait_while_running(lambda: len(slurm.tasks(job.number)) == 2, "running")
+    job.wait_while_running(lambda: job.logs_with("ready") == 2, "ready to be ended")
     slurm.cancel(job.number)
     assert job.end() == "CANCELLED"
     assert "saved" in job.log(0)
