@@ -48,7 +48,7 @@ ALL: tuple[type[CheckedSettings], ...] = (
 NO_PATHS = {
     *("tasks", "task", "group_column", "fold", "encoder_type", "lora_targets", "compile_regions"),
     *("modalities", "modality", "structure", "window", "gpu", "network", "encoder_size"),
-    "question",
+    *("question", "classes"),
 }
 """Settings with words in them that name no file, folder or address."""
 
